@@ -1,0 +1,121 @@
+package nix
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nix-community/go-nix/pkg/narinfo/signature"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+)
+
+// A Signature is a key's name and 64 bytes of Ed25519, written name:base64.
+type Signature = signature.Signature
+
+// ParseSignature parses name:base64.
+func ParseSignature(s string) (Signature, error) { return signature.ParseSignature(s) }
+
+// A SecretKey signs. It never prints: every way of formatting it gives its
+// name alone.
+type SecretKey struct {
+	key signature.SecretKey
+}
+
+// ParseSecretKey parses what `nix key generate-secret` writes,
+// <name>:<base64 of 64 bytes>. Its errors don't quote s.
+func ParseSecretKey(s string) (SecretKey, error) {
+	s = strings.TrimSpace(s)
+	key, err := signature.LoadSecretKey(s)
+	if err == nil {
+		return SecretKey{key}, nil
+	}
+	if public, err := signature.ParsePublicKey(s); err == nil {
+		return SecretKey{}, hint.With(fmt.Errorf("this is the public key %s, where the secret key belongs", public.Name),
+			"the secret half is what nix key generate-secret wrote; its base64 part has 88 characters")
+	}
+	return SecretKey{}, hint.With(errors.New("this is not a secret key of Nix: want <name>:<base64 of 64 bytes>"),
+		"make one with: nix key generate-secret --key-name cache.example.org-1")
+}
+
+// Name is the key's name, as signatures carry it.
+func (k SecretKey) Name() string { return k.Public().Name() }
+
+// Public is the public half.
+func (k SecretKey) Public() PublicKey { return publicKeyOf(k.key.ToPublicKey()) }
+
+// Sign signs text.
+func (k SecretKey) Sign(text string) Signature {
+	sig, err := k.key.Sign(nil, text)
+	if err != nil {
+		panic(err) // Ed25519 signing of a valid key does not fail
+	}
+	return sig
+}
+
+// Format keeps the key out of every message, whatever the verb.
+func (k SecretKey) Format(f fmt.State, _ rune) { fmt.Fprintf(f, "secret key %s", k.Name()) }
+
+// A PublicKey verifies. It is comparable.
+type PublicKey struct {
+	name string
+	data [32]byte
+}
+
+func publicKeyOf(key signature.PublicKey) PublicKey {
+	return PublicKey{key.Name, [32]byte(key.Data)}
+}
+
+// ParsePublicKey parses <name>:<base64 of 32 bytes>, as in trusted-public-keys.
+// Its errors don't quote s: it may be a secret key put in the wrong place.
+func ParsePublicKey(s string) (PublicKey, error) {
+	s = strings.TrimSpace(s)
+	key, err := signature.ParsePublicKey(s)
+	if err == nil {
+		return publicKeyOf(key), nil
+	}
+	if secret, err := signature.LoadSecretKey(s); err == nil {
+		return PublicKey{}, hint.With(fmt.Errorf("this is the secret key %s, where a public key belongs", secret.ToPublicKey().Name),
+			"replace it by its public half, %s, and treat the secret as disclosed", secret.ToPublicKey())
+	}
+	return PublicKey{}, hint.With(errors.New("this is not a public key of Nix: want <name>:<base64 of 32 bytes>"),
+		"nix key convert-secret-to-public gives it from the secret key")
+}
+
+// Name is the key's name, as signatures carry it.
+func (k PublicKey) Name() string { return k.name }
+
+// String is <name>:<base64>.
+func (k PublicKey) String() string {
+	return k.name + ":" + base64.StdEncoding.EncodeToString(k.data[:])
+}
+
+// Verify says whether sig is this key's signature of text.
+func (k PublicKey) Verify(text string, sig Signature) bool {
+	return signature.PublicKey{Name: k.name, Data: k.data[:]}.Verify(text, sig)
+}
+
+// Keys are public keys, any of which will do.
+type Keys []PublicKey
+
+// Verify says whether any of the signatures of text is by any of the keys.
+// (Names are labels: several keys may bear the same one.)
+func (ks Keys) Verify(text string, sigs []Signature) bool {
+	return slices.ContainsFunc(sigs, func(sig Signature) bool {
+		return slices.ContainsFunc(ks, func(k PublicKey) bool { return k.Verify(text, sig) })
+	})
+}
+
+// Names lists the keys' names, for messages.
+func (ks Keys) Names() string {
+	if len(ks) == 0 {
+		return "none"
+	}
+	names := make([]string, len(ks))
+	for i, k := range ks {
+		names[i] = k.name
+	}
+	return strings.Join(names, ", ")
+}
