@@ -9,7 +9,7 @@
 //
 // The format is specified in figure 5.2 of Eelco Dolstra's thesis "The Purely
 // Functional Software Deployment Model" (2006) and in the Nix manual under
-// "Nix Archive (NAR) format"; testdata/README.md explains each fixture.
+// "Nix Archive (NAR) format".
 //
 // This package knows no store and no hashes: it turns files into bytes and
 // back, in bounded memory, whatever the size of the archive.
