@@ -1,0 +1,26 @@
+package nixtest
+
+import (
+	"os/exec"
+	"path/filepath"
+	"testing"
+)
+
+// Sample makes a directory such as a put gets its sources in, with the one
+// input config: the expressions of ci/sample, which Nix builds without a
+// network. default.nix has the hosts web-1 and web-2, of a dozen paths and
+// 2.6 MB, nearly all of which they share; writing to config/motd makes the next
+// day's system. edge-cases.nix has what is rarer.
+func Sample(t testing.TB) (sources string) {
+	t.Helper()
+	root := checkout(t)
+	if _, err := exec.LookPath(filepath.Join(root, ".cache", "busybox", "busybox")); err != nil {
+		missing(t, "there is no static busybox for builders: run ci/nix/get (%v)", err)
+	}
+	sources = t.TempDir()
+	cmd := exec.Command(filepath.Join(root, "ci", "sample", "copy"), filepath.Join(sources, "config"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("laying out the sample: %v\n%s", err, out)
+	}
+	return sources
+}
