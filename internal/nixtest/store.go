@@ -39,6 +39,7 @@ func (n *Nix) NewStore(t testing.TB) *Store {
 sandbox-paths =
 build-users-group =
 substituters =
+fsync-metadata = false
 `)
 	return s
 }
