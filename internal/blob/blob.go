@@ -35,7 +35,9 @@ import (
 // goroutines at once, and by several processes for the same place.
 //
 // A key is a relative path with slashes that [ValidKey] accepts; any other is
-// an error. Errors name the store and the key, never a credential.
+// an error. Errors name the store and the key, never a credential. Once ctx is
+// done, a method, and the body that it returned, fails with an error wrapping
+// ctx's.
 type Store interface {
 	// Get opens the object at key. The caller must close Object.Body.
 	//
