@@ -1,0 +1,141 @@
+// Package cache is the engine of a Nix binary cache: it pushes closures into
+// one, finds out what one holds, and fetches closures from one.
+//
+// A cache is a [blob.Store] laid out as docs/formats.md says, so that stock Nix
+// substitutes from it. The bytes of NARs come from a [Source] and go to a
+// [Sink]; the package reads no local store and writes no files itself.
+//
+// # What is promised
+//
+// The order of writes: a NAR before its narinfo, the narinfos of all references
+// before the narinfo that has them, all narinfos before the manifest. Whoever
+// is killed leaves a valid cache behind, and pushing again finishes it.
+//
+// The identity of bytes: NarHash is computed on the very bytes that are
+// compressed, FileHash on the very bytes that are sent, both before the narinfo
+// is written. No NAR is overwritten, and a narinfo that exists is only ever
+// given further signatures, by compare-and-swap.
+//
+// Distrust: nothing that comes from a cache is believed before it is verified.
+// A narinfo counts as present only if it is acceptable: signed by a trusted key
+// or, failing that, content-addressed in a way that can be recomputed. A NAR
+// must unpack to the hash and the size that its narinfo announces, and is never
+// read past them.
+//
+// Bounded memory: see the constants in push.go and fetch.go; no buffer grows
+// with a NAR or a closure, but for the closure's narinfos themselves.
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// Config says whom a cache's users trust and how its writers write.
+type Config struct {
+	PublicKeys  nix.Keys        // whose signatures make a path acceptable, besides those of SigningKeys
+	RequireSigs bool            // if false, signatures are not looked at
+	SigningKeys []nix.SecretKey // each signs every path that is pushed
+
+	Compression      string // of NARs: "zstd", "xz" or "none"; empty is zstd
+	CompressionLevel int    // in the terms of the compression; 0 is its default
+
+	// For a nix-cache-info that has to be written; nothing is said of a
+	// preference that is nil.
+	WantMassQuery *bool
+	Priority      *int
+}
+
+// A Cache is a binary cache. Its methods may be called from several goroutines.
+type Cache struct {
+	store  blob.Store
+	config Config
+}
+
+// New returns the cache that lies in store. It makes no request.
+func New(store blob.Store, config Config) *Cache {
+	if config.Compression == "" {
+		config.Compression = "zstd"
+	}
+	config.PublicKeys = slices.Clone(config.PublicKeys)
+	for _, key := range config.SigningKeys {
+		config.PublicKeys = append(config.PublicKeys, key.Public())
+	}
+	return &Cache{store, config}
+}
+
+// String is the cache's URL, for messages.
+func (c *Cache) String() string { return c.store.String() }
+
+const (
+	infoKey      = "nix-cache-info"
+	maxInfoSize  = 64 << 10
+	volatile     = "no-cache"
+	immutable    = "public, max-age=31536000, immutable"
+	infoType     = "text/x-nix-cache-info"
+	narinfoType  = "text/x-nix-narinfo"
+	narType      = "application/x-nix-nar"
+	manifestType = "text/x-nix-narinfo"
+)
+
+// ensureInfo writes nix-cache-info if there is none, and refuses a cache for
+// another store directory, whose paths would be of no use in this one.
+func (c *Cache) ensureInfo(ctx context.Context) error {
+	data, _, err := blob.ReadAll(ctx, c.store, infoKey, maxInfoSize, blob.GetOptions{})
+	switch {
+	case errors.Is(err, blob.ErrNotExist):
+		err = c.create(ctx, infoKey, c.info(), infoType, volatile)
+		if errors.Is(err, blob.ErrPrecondition) {
+			return nil // somebody else has just written it
+		}
+		return err
+	case err != nil:
+		return err
+	}
+	for line := range strings.Lines(string(data)) {
+		if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "StoreDir: "); ok && dir != nix.StoreDir {
+			return hint.With(fmt.Errorf("%s is a cache for the store directory %s, not %s", c, dir, nix.StoreDir),
+				"a closure's hashes depend on its store directory: use another cache")
+		}
+	}
+	return nil
+}
+
+func (c *Cache) info() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "StoreDir: %s\n", nix.StoreDir)
+	if want := c.config.WantMassQuery; want != nil {
+		n := 0
+		if *want {
+			n = 1
+		}
+		fmt.Fprintf(&b, "WantMassQuery: %d\n", n)
+	}
+	if c.config.Priority != nil {
+		fmt.Fprintf(&b, "Priority: %d\n", *c.config.Priority)
+	}
+	return b.String()
+}
+
+// create writes an object that must not be there yet, with ErrPrecondition if
+// it is. A store without conditional writes has, by its user's word, only one
+// writer, who has looked before.
+func (c *Cache) create(ctx context.Context, key, text, contentType, cacheControl string) error {
+	return c.put(ctx, key, text, blob.PutOptions{
+		IfAbsent:     c.store.Capabilities().Conditional,
+		ContentType:  contentType,
+		CacheControl: cacheControl,
+	})
+}
+
+func (c *Cache) put(ctx context.Context, key, text string, opts blob.PutOptions) error {
+	_, err := c.store.Put(ctx, key, strings.NewReader(text), opts)
+	return err
+}

@@ -1,0 +1,112 @@
+package cache
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// maxFetches is how many NARs are fetched side by side. Each takes about
+// 0.3 MiB of memory, or as much as its compression's window demands (8 MiB for
+// what zstd -19 and xz -6 write).
+const maxFetches = 16
+
+// A Sink takes the NARs of store paths.
+type Sink interface {
+	// Restore unpacks the NAR of path. It is called from several goroutines, in
+	// no particular order. It must read nar to io.EOF: any other error says
+	// that what it has read so far is not to be believed.
+	Restore(ctx context.Context, path nix.StorePath, nar io.Reader) error
+}
+
+// Fetch gives the NAR of each path of the closure to sink, verified. If it
+// fails, the sink may have been given paths in part.
+func (c *Cache) Fetch(ctx context.Context, closure *Closure, sink Sink, meter *Meter) error {
+	return c.eachNAR(ctx, closure, meter, func(ctx context.Context, ni *NarInfo) error {
+		r, err := c.openNAR(ctx, ni, nil)
+		if err != nil {
+			return err
+		}
+		defer r.Close()
+		if err := sink.Restore(ctx, ni.Path, io.TeeReader(r, meter)); err != nil {
+			return err
+		}
+		if r.err != io.EOF {
+			return fmt.Errorf("%s was not read to its end", ni.Path)
+		}
+		return nil
+	})
+}
+
+// Copy makes dst a cache that holds the closure, with the files as they are in
+// c. What it copies is verified. Narinfos become visible after their NAR and
+// after those of their references; the manifest comes last.
+func (c *Cache) Copy(ctx context.Context, closure *Closure, dst blob.Store, meter *Meter) error {
+	to := New(dst, Config{})
+	if err := to.ensureInfo(ctx); err != nil {
+		return err
+	}
+	err := c.eachNAR(ctx, closure, meter, func(ctx context.Context, ni *NarInfo) error {
+		r, w := io.Pipe()
+		verified := make(chan error, 1)
+		go func() {
+			err := c.verifyNAR(ctx, ni, w, meter)
+			w.CloseWithError(err) // the end of the file, if err is nil
+			verified <- err
+		}()
+		_, err := dst.Put(ctx, ni.URL, r, narOptions())
+		r.CloseWithError(errors.New("the copy has failed"))
+		if verifyErr := <-verified; err == nil {
+			err = verifyErr
+		}
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	for i := range closure.Paths {
+		ni := &closure.Paths[i]
+		if err := to.put(ctx, narinfoKey(ni.Path), ni.Text(), blob.PutOptions{ContentType: narinfoType}); err != nil {
+			return err
+		}
+	}
+	return to.writeManifest(ctx, closure)
+}
+
+// eachNAR calls do for each path of the closure, the largest first, several at
+// a time.
+func (c *Cache) eachNAR(ctx context.Context, closure *Closure, meter *Meter, do func(context.Context, *NarInfo) error) error {
+	paths := make([]*NarInfo, len(closure.Paths))
+	for i := range closure.Paths {
+		paths[i] = &closure.Paths[i]
+		meter.expect(1, paths[i].NarSize)
+	}
+	slices.SortStableFunc(paths, func(a, b *NarInfo) int { return cmp.Compare(b.NarSize, a.NarSize) })
+
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.SetLimit(maxFetches)
+	for _, ni := range paths {
+		if groupCtx.Err() != nil {
+			break
+		}
+		group.Go(func() error {
+			if err := do(groupCtx, ni); err != nil {
+				return err
+			}
+			meter.done()
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return err
+	}
+	return ctx.Err()
+}

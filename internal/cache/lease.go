@@ -1,0 +1,47 @@
+package cache
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nix-community/go-nix/pkg/nixbase32"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// A lease tells a garbage collector that a push is in flight, which may rely on
+// whatever the cache had when it began. One that was left behind by a writer
+// that got killed is told by its age.
+type lease struct {
+	Root    nix.StorePath `json:"root"`
+	Created int64         `json:"created"` // unix seconds
+}
+
+// takeLease writes a lease for root and returns its key.
+func (c *Cache) takeLease(ctx context.Context, root nix.StorePath) (string, error) {
+	text, err := json.Marshal(lease{root, time.Now().Unix()})
+	if err != nil {
+		return "", err
+	}
+	key := "leases/" + randomName()
+	_, err = c.store.Put(ctx, key, strings.NewReader(string(text)+"\n"), blob.PutOptions{
+		ContentType:  "application/json",
+		CacheControl: volatile,
+	})
+	if err != nil {
+		return "", fmt.Errorf("announcing the push of %s: %w", root, err)
+	}
+	return key, nil
+}
+
+// randomName is unique: 160 bits in nix32, of the length of a store path's hash.
+func randomName() string {
+	b := make([]byte, 20)
+	rand.Read(b)
+	return nixbase32.EncodeToString(b)
+}

@@ -1,0 +1,91 @@
+package cache
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// maxManifestSize bounds a manifest, in bytes: a hundred times a large NixOS
+// system.
+const maxManifestSize = 64 << 20
+
+func manifestKey(root nix.StorePath) string { return "closures/" + root.HashPart() }
+
+// formatManifest writes the narinfos of a closure one after the other, with an
+// empty line between them.
+func formatManifest(paths []NarInfo) string {
+	var b strings.Builder
+	for i := range paths {
+		if i > 0 {
+			b.WriteByte('\n')
+		}
+		b.WriteString(strings.TrimRight(paths[i].Text(), "\n"))
+		b.WriteByte('\n')
+	}
+	return b.String()
+}
+
+// parseManifest reads what formatManifest writes. What it returns is as little
+// to be trusted as any narinfo.
+func parseManifest(text string) (map[nix.StorePath]NarInfo, error) {
+	paths := make(map[nix.StorePath]NarInfo)
+	for block := range strings.SplitSeq(text, "\n\n") {
+		if strings.TrimSpace(block) == "" {
+			continue
+		}
+		if len(block) > maxNarInfoSize {
+			return nil, fmt.Errorf("a narinfo of %d bytes", len(block))
+		}
+		ni, err := ParseNarInfo(strings.TrimRight(block, "\n") + "\n")
+		if err != nil {
+			return nil, err
+		}
+		paths[ni.Path] = ni
+	}
+	return paths, nil
+}
+
+// readManifest returns those narinfos of a root's manifest that are acceptable.
+// A manifest is a hint: if there is none, or if it isn't one, that is the same
+// as an empty one, and its narinfos will be asked for one by one.
+func (c *Cache) readManifest(ctx context.Context, root nix.StorePath) (map[nix.StorePath]NarInfo, error) {
+	text, _, err := blob.ReadAll(ctx, c.store, manifestKey(root), maxManifestSize, blob.GetOptions{})
+	var tooLarge *blob.TooLargeError
+	switch {
+	case errors.Is(err, blob.ErrNotExist), errors.As(err, &tooLarge):
+		return nil, nil
+	case err != nil:
+		return nil, fmt.Errorf("reading the manifest of %s: %w", root, err)
+	}
+	paths, err := parseManifest(string(text))
+	if err != nil {
+		return nil, nil //nolint:nilerr // see above
+	}
+	for path, ni := range paths {
+		if c.acceptable(&ni) != nil {
+			delete(paths, path)
+		}
+	}
+	return paths, nil
+}
+
+// writeManifest publishes the manifest of a closure that is whole in the cache.
+func (c *Cache) writeManifest(ctx context.Context, closure *Closure) error {
+	text := formatManifest(closure.Paths)
+	if len(text) > maxManifestSize {
+		return nil // readers would refuse it; they do without, path by path
+	}
+	_, err := c.store.Put(ctx, manifestKey(closure.Root), strings.NewReader(text), blob.PutOptions{
+		ContentType:  manifestType,
+		CacheControl: volatile,
+	})
+	if err != nil {
+		return fmt.Errorf("writing the manifest of %s: %w", closure.Root, err)
+	}
+	return nil
+}

@@ -1,0 +1,207 @@
+package cache
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"hash"
+	"io"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// A VerifyError says that the bytes of a path are not what its narinfo
+// announces.
+type VerifyError struct {
+	Path      nix.StorePath
+	Cache     string
+	Key       string // of the file
+	What      string // FileHash, FileSize, NarHash, NarSize or CA
+	Want, Got string
+}
+
+func (e *VerifyError) Error() string {
+	return fmt.Sprintf("%s in %s is damaged: %s of %s is %s, its narinfo says %s", e.Path, e.Cache, e.What, e.Key, e.Got, e.Want)
+}
+
+// A narReader yields a NAR from the cache. Its Read returns io.EOF only after
+// everything that the narinfo announces has been found to hold: until then,
+// what has been read is not to be believed.
+type narReader struct {
+	cache *Cache
+	ni    *NarInfo
+	body  io.Closer
+	file  fileReader    // the file, as it is sent
+	plain io.ReadCloser // the NAR, decompressed
+	hash  hash.Hash     // of the NAR
+	read  int64         // of the NAR, in bytes
+	err   error         // what Read returns from now on
+}
+
+// openNAR opens the NAR of ni. What is read of the file, as it is sent, goes to
+// raw, too, if that isn't nil; by the io.EOF of the reader, raw has had all of it.
+func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narReader, error) {
+	object, err := c.store.Get(ctx, ni.URL, blob.GetOptions{})
+	if err != nil {
+		err = fmt.Errorf("fetching %s: %w", ni.Path, err)
+		if errors.Is(err, blob.ErrNotExist) {
+			err = hint.With(err, "its narinfo is there, but its file isn't: something has deleted objects from %s", c)
+		}
+		return nil, err
+	}
+	r := &narReader{
+		cache: c,
+		ni:    ni,
+		body:  object.Body,
+		file:  fileReader{r: object.Body, hash: sha256.New(), raw: raw, limit: maxFileSize(ni)},
+		hash:  sha256.New(),
+	}
+	if ni.FileSize > 0 && object.Size >= 0 && object.Size != ni.FileSize {
+		object.Body.Close()
+		return nil, r.damaged("FileSize", ni.FileSize, object.Size)
+	}
+	if r.plain, err = decompress(ni.Compression, &r.file); err != nil {
+		object.Body.Close()
+		return nil, fmt.Errorf("unpacking %s of %s: %w", ni.URL, ni.Path, err)
+	}
+	return r, nil
+}
+
+// maxFileSize is how much of a file may be read: what its narinfo announces, or
+// else what no compression exceeds for a NAR of that size.
+func maxFileSize(ni *NarInfo) int64 {
+	if ni.FileSize > 0 {
+		return ni.FileSize
+	}
+	return ni.NarSize + ni.NarSize/16 + 1<<20
+}
+
+func (r *narReader) Read(p []byte) (int, error) {
+	if r.err != nil {
+		return 0, r.err
+	}
+	// One byte past the announced size tells a longer NAR from an ended one.
+	if remaining := r.ni.NarSize - r.read + 1; int64(len(p)) > remaining {
+		p = p[:remaining]
+	}
+	n, err := r.plain.Read(p)
+	r.hash.Write(p[:n])
+	r.read += int64(n)
+	switch {
+	case r.read > r.ni.NarSize:
+		n, r.err = 0, r.damaged("NarSize", r.ni.NarSize, "more")
+	case err == io.EOF:
+		r.err = r.finish()
+	case err != nil && r.file.err != nil:
+		r.err = fmt.Errorf("reading %s of %s: %w", r.ni.URL, r.ni.Path, r.file.err)
+	case err != nil:
+		r.err = fmt.Errorf("unpacking %s of %s: %w", r.ni.URL, r.ni.Path, err)
+	}
+	return n, r.err
+}
+
+// finish checks what can be checked only at the end. It returns io.EOF if all
+// is well.
+func (r *narReader) finish() error {
+	// The file must end where the compressed stream ends.
+	if _, err := io.Copy(io.Discard, &r.file); err != nil {
+		return fmt.Errorf("reading %s of %s: %w", r.ni.URL, r.ni.Path, err)
+	}
+	ni := r.ni
+	if ni.FileSize > 0 && r.file.read != ni.FileSize {
+		return r.damaged("FileSize", ni.FileSize, r.file.read)
+	}
+	if got := nix.SumHash(r.file.hash); !ni.FileHash.IsZero() && got != ni.FileHash {
+		return r.damaged("FileHash", ni.FileHash, got)
+	}
+	if r.read != ni.NarSize {
+		return r.damaged("NarSize", ni.NarSize, r.read)
+	}
+	if got := nix.SumHash(r.hash); got != ni.NarHash {
+		return r.damaged("NarHash", ni.NarHash, got)
+	}
+	return io.EOF
+}
+
+func (r *narReader) damaged(what string, want, got any) error {
+	return hint.With(&VerifyError{r.ni.Path, r.cache.String(), r.ni.URL, what, fmt.Sprint(want), fmt.Sprint(got)},
+		"delete %s from the cache and put the closure again", narinfoKey(r.ni.Path))
+}
+
+// Close gives up the request. It must be called.
+func (r *narReader) Close() error {
+	r.plain.Close()
+	return r.body.Close()
+}
+
+// A fileReader reads a file of the cache, and keeps count.
+type fileReader struct {
+	r     io.Reader
+	raw   io.Writer
+	hash  hash.Hash
+	read  int64 // bytes so far
+	limit int64 // an error beyond so many bytes
+	err   error // the first error that isn't io.EOF
+}
+
+func (f *fileReader) Read(p []byte) (int, error) {
+	if f.err != nil {
+		return 0, f.err
+	}
+	if remaining := f.limit - f.read + 1; int64(len(p)) > remaining {
+		p = p[:remaining]
+	}
+	n, err := f.r.Read(p)
+	f.hash.Write(p[:n])
+	f.read += int64(n)
+	if f.read > f.limit {
+		n, err = 0, fmt.Errorf("the file is longer than the %d bytes that it may have", f.limit)
+	}
+	if n > 0 && f.raw != nil {
+		if _, err := f.raw.Write(p[:n]); err != nil {
+			f.err = err
+			return 0, err
+		}
+	}
+	if err != nil && err != io.EOF {
+		f.err = err
+	}
+	return n, err
+}
+
+// verifyNAR reads the NAR of ni and says whether it is what ni announces, and
+// an archive that Nix would unpack.
+func (c *Cache) verifyNAR(ctx context.Context, ni *NarInfo, raw, progress io.Writer) error {
+	r, err := c.openNAR(ctx, ni, raw)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	archive := nar.NewReader(io.TeeReader(r, progress))
+	for {
+		if _, err := archive.Next(); err == io.EOF {
+			return nil
+		} else if err != nil {
+			return fmt.Errorf("%s in %s: %w", ni.Path, c, err)
+		}
+	}
+}
+
+// A digest hashes and counts what goes through it.
+type digest struct {
+	w    io.Writer
+	hash hash.Hash
+	size int64 // in bytes
+}
+
+func newDigest(w io.Writer) *digest { return &digest{w: w, hash: sha256.New()} }
+
+func (d *digest) Write(p []byte) (int, error) {
+	d.hash.Write(p)
+	d.size += int64(len(p))
+	return d.w.Write(p)
+}

@@ -1,0 +1,178 @@
+package cache
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/nix-community/go-nix/pkg/narinfo"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// A NarInfo describes a path of the cache and the file that holds its NAR.
+type NarInfo struct {
+	nix.PathInfo
+	URL         string   // key of the NAR's file in the cache
+	Compression string   // of that file
+	FileHash    nix.Hash // of that file; zero if the narinfo doesn't say
+	FileSize    int64    // of that file, in bytes; 0 if the narinfo doesn't say
+
+	text string // as it lies in the cache, with what we don't know
+}
+
+// maxNarInfoSize bounds the text of one narinfo, in bytes. (Ten thousand
+// references take 0.5 MiB.)
+const maxNarInfoSize = 1 << 20
+
+// ParseNarInfo parses a narinfo as Nix does: unknown keys are ignored, a
+// missing Compression means bzip2. What Nix takes on trust is checked: no key
+// that may stand once stands twice, and URL stays inside the cache.
+//
+// go-nix's parser is not used because it fails on keys that Nix ignores, takes
+// the last of repeated keys, and allocates 1 MiB for each text; see
+// docs/decisions.md.
+func ParseNarInfo(text string) (NarInfo, error) {
+	ni := NarInfo{text: text}
+	seen := make(map[string]bool, 10)
+	for line := range strings.Lines(text) {
+		key, value, ok := strings.Cut(strings.TrimSuffix(line, "\n"), ":")
+		if !ok {
+			if strings.TrimSpace(line) == "" {
+				continue
+			}
+			return NarInfo{}, fmt.Errorf("line %q has no colon", clip(line))
+		}
+		value = strings.TrimPrefix(value, " ")
+		if err := ni.set(key, value); err != nil {
+			return NarInfo{}, fmt.Errorf("%s: %w", key, err)
+		}
+		if seen[key] && key != "Sig" {
+			return NarInfo{}, fmt.Errorf("%s stands there twice", key)
+		}
+		seen[key] = true
+	}
+	for _, key := range []string{"StorePath", "URL", "NarHash", "NarSize"} {
+		if !seen[key] {
+			return NarInfo{}, fmt.Errorf("%s is missing", key)
+		}
+	}
+	if ni.Compression == "" {
+		ni.Compression = "bzip2"
+	}
+	return ni, nil
+}
+
+func (ni *NarInfo) set(key, value string) (err error) {
+	switch key {
+	case "StorePath":
+		ni.Path, err = nix.ParseStorePath(value)
+	case "URL":
+		ni.URL = value
+		if !blob.ValidKey(value) || strings.Contains(value, "://") {
+			err = fmt.Errorf("%q leads out of the cache", clip(value))
+		}
+	case "Compression":
+		ni.Compression = value
+	case "FileHash":
+		ni.FileHash, err = nix.ParseHash(value)
+	case "FileSize":
+		ni.FileSize, err = parseSize(value)
+	case "NarHash":
+		ni.NarHash, err = nix.ParseHash(value)
+	case "NarSize":
+		ni.NarSize, err = parseSize(value)
+	case "References":
+		for ref := range strings.FieldsSeq(value) {
+			path, err := nix.ParseBaseName(ref)
+			if err != nil {
+				return err
+			}
+			ni.References = append(ni.References, path)
+		}
+		ni.References = nix.SortPaths(ni.References)
+	case "Deriver":
+		if value != "" && value != "unknown-deriver" {
+			ni.Deriver, err = nix.ParseBaseName(value)
+		}
+	case "Sig":
+		// One in a form that we don't know is no reason to refuse the others.
+		if sig, err := nix.ParseSignature(value); err == nil {
+			ni.Signatures = append(ni.Signatures, sig)
+		}
+	case "CA":
+		ni.CA = value
+	}
+	return err
+}
+
+func parseSize(s string) (int64, error) {
+	n, err := strconv.ParseInt(s, 10, 64)
+	if err != nil || n <= 0 {
+		return 0, fmt.Errorf("%q is not a size in bytes", clip(s))
+	}
+	return n, nil
+}
+
+func clip(s string) string {
+	if len(s) > 100 {
+		return s[:100] + "…"
+	}
+	return s
+}
+
+// Text is the narinfo as it lies in the cache, or as it is to be written.
+func (ni *NarInfo) Text() string {
+	if ni.text == "" {
+		ni.text = ni.format()
+	}
+	return ni.text
+}
+
+func (ni *NarInfo) format() string {
+	out := narinfo.NarInfo{
+		StorePath:   ni.Path.String(),
+		URL:         ni.URL,
+		Compression: ni.Compression,
+		NarHash:     ni.NarHash.NixHash(),
+		NarSize:     uint64(ni.NarSize),
+		Deriver:     ni.Deriver.Base(),
+		CA:          ni.CA,
+		Signatures:  ni.Signatures,
+	}
+	if !ni.FileHash.IsZero() {
+		out.FileHash, out.FileSize = ni.FileHash.NixHash(), uint64(ni.FileSize)
+	}
+	for _, ref := range ni.References {
+		out.References = append(out.References, ref.Base())
+	}
+	return out.String()
+}
+
+// addSignatures signs with those keys that haven't signed yet, and adds just
+// that to the text. It says whether there were any.
+func (ni *NarInfo) addSignatures(keys []nix.SecretKey) bool {
+	before := len(ni.Signatures)
+	if !ni.Sign(keys) {
+		return false
+	}
+	text := strings.TrimRight(ni.Text(), "\n") + "\n"
+	for _, sig := range ni.Signatures[before:] {
+		text += "Sig: " + sig.String() + "\n"
+	}
+	ni.text = text
+	return true
+}
+
+// signedByAll says whether each of the keys has signed the path.
+func (ni *NarInfo) signedByAll(keys []nix.SecretKey) bool {
+	return !slices.ContainsFunc(keys, func(k nix.SecretKey) bool { return !ni.SignedBy(nix.Keys{k.Public()}) })
+}
+
+// sameContent says whether two infos of a path describe the same thing: all
+// that a signature covers.
+func sameContent(a, b *nix.PathInfo) bool { return a.Fingerprint() == b.Fingerprint() }
+
+func narinfoKey(path nix.StorePath) string { return path.HashPart() + ".narinfo" }

@@ -1,0 +1,272 @@
+package cache
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"runtime"
+	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/sync/semaphore"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+const (
+	// maxUploads is how many files are sent side by side: enough to hide a
+	// long round trip, as most files are small.
+	maxUploads = 32
+
+	// smallNAR is the size, in bytes, up to which a NAR is compressed into
+	// memory before it is sent, so that its file can be named by its hash. The
+	// file of a larger one is sent while it is being made, and gets a name of
+	// its own.
+	smallNAR = 8 << 20
+
+	// maxBuffered bounds the small NARs in memory, in bytes.
+	maxBuffered = 64 << 20
+)
+
+// An uploader sends paths: NARs in any order, narinfos as soon as their NAR and
+// the narinfos of all their references are there.
+type uploader struct {
+	cache    *Cache
+	source   Source
+	meter    *Meter
+	compress *compressor
+	reading  *semaphore.Weighted // NARs being read
+	buffered *semaphore.Weighted // bytes of small NARs
+	writing  *semaphore.Weighted // narinfos being written
+
+	mu    sync.Mutex
+	nodes map[nix.StorePath]*node
+}
+
+// A node is a path to send.
+type node struct {
+	info      nix.PathInfo
+	narinfo   NarInfo // once the NAR is there
+	waiting   int     // its own NAR, and references whose narinfo isn't there yet
+	referrers []*node // that wait for this one
+}
+
+// upload sends the paths of infos, whose other references the cache has, and
+// returns their narinfos as the cache has them.
+func (c *Cache) upload(ctx context.Context, source Source, infos []nix.PathInfo, meter *Meter) ([]NarInfo, error) {
+	if len(infos) == 0 {
+		return nil, nil
+	}
+	compress, err := newCompressor(c.config.Compression, c.config.CompressionLevel)
+	if err != nil {
+		return nil, err
+	}
+	u := &uploader{
+		cache:    c,
+		source:   source,
+		meter:    meter,
+		compress: compress,
+		reading:  semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0) + 2)),
+		buffered: semaphore.NewWeighted(maxBuffered),
+		writing:  semaphore.NewWeighted(maxLookups),
+		nodes:    make(map[nix.StorePath]*node, len(infos)),
+	}
+	for _, info := range infos {
+		u.nodes[info.Path] = &node{info: info, waiting: 1}
+		meter.expect(1, info.NarSize)
+	}
+	for _, n := range u.nodes {
+		for _, ref := range n.info.References {
+			if r := u.nodes[ref]; r != nil && r != n {
+				n.waiting++
+				r.referrers = append(r.referrers, n)
+			}
+		}
+	}
+
+	// Largest first, so that none of the long ones is left for the end.
+	infos = slices.Clone(infos)
+	slices.SortFunc(infos, func(a, b nix.PathInfo) int { return cmp.Compare(b.NarSize, a.NarSize) })
+
+	group, groupCtx := errgroup.WithContext(ctx)
+	sending := semaphore.NewWeighted(maxUploads)
+	for _, info := range infos {
+		if sending.Acquire(groupCtx, 1) != nil {
+			break // the group has the error
+		}
+		group.Go(func() error {
+			defer sending.Release(1)
+			narinfo, err := u.sendNAR(groupCtx, &info)
+			if err != nil {
+				return fmt.Errorf("pushing %s to %s: %w", info.Path, c, err)
+			}
+			n := u.nodes[info.Path]
+			n.narinfo = narinfo
+			u.settle(groupCtx, group, n)
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	sent := make([]NarInfo, 0, len(u.nodes))
+	for _, n := range u.nodes {
+		if n.waiting >= 0 {
+			return nil, fmt.Errorf("pushing %s to %s: its references form a cycle", n.info.Path, c)
+		}
+		sent = append(sent, n.narinfo)
+	}
+	return sent, nil
+}
+
+// settle notes that something that n waited for is there. When nothing is left,
+// its narinfo is written, and then what waited for that is settled in turn.
+func (u *uploader) settle(ctx context.Context, group *errgroup.Group, n *node) {
+	u.mu.Lock()
+	n.waiting--
+	ready := n.waiting == 0
+	u.mu.Unlock()
+	if !ready {
+		return
+	}
+	group.Go(func() error {
+		if err := u.writing.Acquire(ctx, 1); err != nil {
+			return err
+		}
+		narinfo, err := u.cache.publish(ctx, n.narinfo)
+		u.writing.Release(1)
+		if err != nil {
+			return fmt.Errorf("pushing %s to %s: %w", n.info.Path, u.cache, err)
+		}
+		u.mu.Lock()
+		n.narinfo, n.waiting = narinfo, -1
+		u.mu.Unlock()
+		u.meter.done()
+		for _, r := range n.referrers {
+			u.settle(ctx, group, r)
+		}
+		return nil
+	})
+}
+
+// publish writes a narinfo for a path that had none. If somebody else did so
+// meanwhile, theirs counts.
+func (c *Cache) publish(ctx context.Context, ni NarInfo) (NarInfo, error) {
+	err := c.create(ctx, narinfoKey(ni.Path), ni.Text(), narinfoType, "")
+	if err == nil {
+		return ni, nil
+	}
+	if ctx.Err() != nil || errors.Is(err, blob.ErrPermission) || errors.Is(err, blob.ErrReadOnly) {
+		return NarInfo{}, err
+	}
+	// Either somebody was faster, or our own answer was lost.
+	there, _, lookupErr := c.lookup(ctx, ni.Path)
+	if lookupErr != nil {
+		return NarInfo{}, err
+	}
+	if trust := c.acceptable(&there); trust != nil {
+		return NarInfo{}, c.refuse(&there, trust)
+	}
+	return there, nil
+}
+
+// sendNAR uploads the NAR of a path and returns the narinfo to write for it.
+func (u *uploader) sendNAR(ctx context.Context, info *nix.PathInfo) (NarInfo, error) {
+	ni := NarInfo{PathInfo: *info, Compression: u.compress.compression}
+	ni.Sign(u.cache.config.SigningKeys)
+	if err := u.cache.acceptable(&ni); err != nil {
+		return NarInfo{}, hint.With(fmt.Errorf("nobody could use it: %w", err), "give a signing_key")
+	}
+	if info.NarSize <= smallNAR {
+		return ni, u.sendSmall(ctx, &ni)
+	}
+	return ni, u.sendLarge(ctx, &ni)
+}
+
+func (u *uploader) sendSmall(ctx context.Context, ni *NarInfo) error {
+	if err := u.buffered.Acquire(ctx, ni.NarSize); err != nil {
+		return err
+	}
+	defer u.buffered.Release(ni.NarSize)
+	if err := u.reading.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	var file bytes.Buffer
+	err := u.dump(ctx, ni, &file)
+	u.reading.Release(1)
+	if err != nil {
+		return err
+	}
+	store, opts := u.cache.store, narOptions()
+	opts.IfAbsent = store.Capabilities().Conditional
+	ni.URL = "nar/" + ni.FileHash.Nix32() + suffixes[ni.Compression]
+	_, err = store.Put(ctx, ni.URL, bytes.NewReader(file.Bytes()), opts)
+	if errors.Is(err, blob.ErrPrecondition) {
+		// The name says what is in it, if whoever wrote it was honest.
+		if there, err := store.Stat(ctx, ni.URL); err == nil && there.Size == ni.FileSize {
+			return nil
+		}
+		ni.URL = "nar/" + randomName() + suffixes[ni.Compression]
+		_, err = store.Put(ctx, ni.URL, bytes.NewReader(file.Bytes()), narOptions())
+	}
+	return err
+}
+
+func (u *uploader) sendLarge(ctx context.Context, ni *NarInfo) error {
+	if err := u.reading.Acquire(ctx, 1); err != nil {
+		return err
+	}
+	defer u.reading.Release(1)
+	ni.URL = "nar/" + randomName() + suffixes[ni.Compression]
+	r, w := io.Pipe()
+	dumped := make(chan error, 1)
+	go func() {
+		err := u.dump(ctx, ni, w)
+		w.CloseWithError(err) // the end of the file, if err is nil
+		dumped <- err
+	}()
+	_, err := u.cache.store.Put(ctx, ni.URL, r, narOptions())
+	r.CloseWithError(errors.New("the upload has failed")) // if so, dump ends, too
+	if dumpErr := <-dumped; err == nil {
+		err = dumpErr
+	}
+	return err
+}
+
+func narOptions() blob.PutOptions {
+	return blob.PutOptions{ContentType: narType, CacheControl: immutable}
+}
+
+// dump writes the compressed NAR of a path to out and notes the file's hash and
+// size. It fails if the NAR is not what the source announced.
+func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer) error {
+	file, plain := newDigest(out), newDigest(nil)
+	compressed, err := u.compress.writer(file)
+	if err != nil {
+		return err
+	}
+	plain.w = compressed
+	err = u.source.DumpNAR(ctx, ni.Path, io.MultiWriter(plain, u.meter))
+	if closeErr := compressed.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		return err
+	}
+	if got := nix.SumHash(plain.hash); got != ni.NarHash || plain.size != ni.NarSize {
+		return hint.With(fmt.Errorf("the local store is damaged: its files have hash %s and size %d, its database says %s and %d",
+			got, plain.size, ni.NarHash, ni.NarSize),
+			"nix-store --verify --check-contents --repair finds and mends what is damaged")
+	}
+	ni.FileHash, ni.FileSize = nix.SumHash(file.hash), file.size
+	return nil
+}
