@@ -1,0 +1,77 @@
+package resource
+
+import (
+	"context"
+	"time"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+)
+
+// Check answers which versions there are from a given one on, in one request to
+// the store, whatever it holds.
+func Check(ctx context.Context, step Step) (any, error) {
+	r, err := readRequest(step.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	source, given := decodeSource(r), decodeVersion(r)
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	store, err := source.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	history, err := source.pointer(store).Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	warnOf(step.Console, source.Pointer, history)
+	newest, ok := history.Newest()
+	if ok && given != nil && given.Generation > newest.Number {
+		step.Console.Warn("generation %d was asked for, but the newest of %s is %d: was it deleted, or put back from a backup?",
+			given.Generation, source.Pointer, newest.Number)
+	}
+	return versionsSince(given, history), nil
+}
+
+// versionsSince lists what Concourse should know of, oldest first: the given
+// version, while it is still in the history, and all later ones. All that the
+// history has, if the given one has left it. The newest alone, if none is given
+// or the given one is not of this history; for Concourse would take whatever is
+// listed together with a version that is new to it for newer than all others.
+func versionsSince(given *Version, history *pointer.History) []Version {
+	generations := history.Generations // newest first
+	versions := []Version{}
+	if len(generations) == 0 {
+		return versions
+	}
+	first := 0 // index of the oldest to list
+	oldest := len(generations) - 1
+	switch {
+	case given == nil:
+	case given.Generation < generations[oldest].Number:
+		first = oldest
+	default:
+		for i, g := range generations {
+			if g.Number == given.Generation && given.names(g.Path) {
+				first = i
+			}
+		}
+	}
+	for i := first; i >= 0; i-- {
+		versions = append(versions, versionOf(generations[i]))
+	}
+	return versions
+}
+
+// warnOf tells what is odd about a history that can be used all the same.
+func warnOf(c *Console, name pointer.Name, history *pointer.History) {
+	if history.Skipped > 0 {
+		c.Warn("%d generations of %s carry no signature by an accepted key and are left out", history.Skipped, name)
+	}
+	if newest, ok := history.Newest(); ok && newest.Expired(time.Now()) {
+		c.Warn("generation %d of %s expired at %s: hosts don't start to follow it; put it again to renew it",
+			newest.Number, name, time.Unix(newest.Expires, 0).UTC().Format(time.RFC3339))
+	}
+}

@@ -1,0 +1,126 @@
+package resource
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"sync"
+
+	"golang.org/x/term"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+)
+
+// A Console is where people read: a build's log in Concourse, a terminal, or a
+// file. Everything that this project says to people goes through one, by these
+// rules: what went wrong after "error:", what seems wrong after "warning:",
+// what to do about it on a line of its own after "hint:"; lower case, no full
+// stop, no secret. An unhelpful error is a bug.
+//
+// Where a person is watching there is colour, and one line of progress, which
+// stays the last line and is overwritten in place. A plain file gets neither.
+type Console struct {
+	live bool // a person is watching
+
+	mu    sync.Mutex
+	w     io.Writer
+	width int  // of the line of progress that stands there now, in bytes, all of them ASCII
+	mid   bool // what was passed through ended in the middle of a line
+}
+
+// NewConsole returns the console on w. A person is watching if w is a terminal,
+// or a pipe in a step of Concourse, which sets BUILD_ID.
+func NewConsole(w io.Writer, getenv func(string) string) *Console {
+	c := &Console{w: w}
+	if f, ok := w.(*os.File); ok {
+		info, err := f.Stat()
+		pipe := err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0
+		c.live = term.IsTerminal(int(f.Fd())) || pipe && getenv("BUILD_ID") != ""
+	}
+	return c
+}
+
+// Say prints a line.
+func (c *Console) Say(format string, args ...any) {
+	c.line("", "", fmt.Sprintf(format, args...))
+}
+
+// Warn prints a warning.
+func (c *Console) Warn(format string, args ...any) {
+	c.line("warning: ", yellow, fmt.Sprintf(format, args...))
+}
+
+// Fail prints an error with the advice it carries.
+func (c *Console) Fail(err error) {
+	if many, ok := err.(mistakes); ok {
+		for _, err := range many {
+			c.Fail(err)
+		}
+		return
+	}
+	c.line("error: ", red, err.Error())
+	for _, advice := range hint.Of(err) {
+		c.line("hint: ", cyan, advice)
+	}
+}
+
+// Write passes on what another program says, as it comes.
+func (c *Console) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	io.WriteString(c.w, c.erase())
+	if len(p) > 0 {
+		c.mid = p[len(p)-1] != '\n'
+	}
+	return c.w.Write(p)
+}
+
+// overwrite replaces the line of progress; "" removes it.
+func (c *Console) overwrite(text string) {
+	if !c.live {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	io.WriteString(c.w, c.erase()+c.startLine()+text)
+	c.width = len(text)
+}
+
+// line prints a line, its label in colour.
+func (c *Console) line(label, colour, text string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.live && label != "" {
+		label = colour + label + plain
+	}
+	io.WriteString(c.w, c.erase()+c.startLine()+label+text+"\n")
+}
+
+// erase returns what removes the line of progress, if one stands there.
+func (c *Console) erase() string {
+	if c.width == 0 {
+		return ""
+	}
+	blank := strings.Repeat(" ", c.width)
+	c.width = 0
+	return "\r" + blank + "\r"
+}
+
+// startLine returns what ends a line that another program left unfinished.
+func (c *Console) startLine() string {
+	if !c.mid {
+		return ""
+	}
+	c.mid = false
+	return "\n"
+}
+
+// The colours of labels, which Concourse renders as terminals do.
+const (
+	red    = "\x1b[1;31m"
+	yellow = "\x1b[1;33m"
+	cyan   = "\x1b[36m"
+	plain  = "\x1b[0m"
+)

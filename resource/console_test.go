@@ -1,0 +1,89 @@
+package resource
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+)
+
+func speak(c *Console) {
+	c.overwrite("half way")
+	fmt.Fprint(c, "building")
+	c.overwrite("almost")
+	c.overwrite("done")
+	c.Say("said %d", 1)
+	c.overwrite("gone")
+	c.overwrite("")
+	c.Warn("odd")
+	c.Fail(mistakes{
+		hint.With(errors.New("first"), "do this"),
+		fmt.Errorf("second: %w", errors.New("reason")),
+	})
+}
+
+func TestConsolePlain(t *testing.T) {
+	var b strings.Builder
+	speak(&Console{w: &b})
+	want := "building\nsaid 1\nwarning: odd\nerror: first\nhint: do this\nerror: second: reason\n"
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+func TestConsoleLive(t *testing.T) {
+	var b strings.Builder
+	speak(&Console{w: &b, live: true})
+	want := strings.Join([]string{
+		"half way",
+		"\r        \rbuilding",
+		"\nalmost",
+		"\r      \rdone",
+		"\r    \rsaid 1\n",
+		"gone",
+		"\r    \r",
+		yellow + "warning: " + plain + "odd\n",
+		red + "error: " + plain + "first\n",
+		cyan + "hint: " + plain + "do this\n",
+		red + "error: " + plain + "second: reason\n",
+	}, "")
+	if diff := cmp.Diff(want, b.String()); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
+// Somebody is watching a pipe in a build of Concourse, and neither another pipe
+// nor a file.
+func TestConsoleIsLive(t *testing.T) {
+	file, err := os.Create(filepath.Join(t.TempDir(), "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	r, pipe, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	defer pipe.Close()
+	for _, test := range []struct {
+		name    string
+		w       *os.File
+		buildID string
+		want    bool
+	}{
+		{"pipe in Concourse", pipe, "1", true},
+		{"pipe elsewhere", pipe, "", false},
+		{"file in Concourse", file, "1", false},
+	} {
+		if got := NewConsole(test.w, func(string) string { return test.buildID }).live; got != test.want {
+			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}

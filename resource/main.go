@@ -1,0 +1,43 @@
+package resource
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// A Step is what Concourse starts one of the three programs with.
+type Step struct {
+	Stdin   io.Reader
+	Dir     string // the first argument: in's destination, out's sources
+	Getenv  func(string) string
+	Console *Console
+}
+
+// Main runs a program's story as Concourse wants it: its request comes from
+// stdin, its answer goes to stdout as JSON, everything for people to stderr.
+// Main returns the exit status. SIGINT and SIGTERM end the story in order; a
+// second one ends the program.
+func Main(story func(context.Context, Step) (any, error)) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop)
+	step := Step{Stdin: os.Stdin, Getenv: os.Getenv, Console: NewConsole(os.Stderr, os.Getenv)}
+	if len(os.Args) > 1 {
+		step.Dir = os.Args[1]
+	}
+	answer, err := story(ctx, step)
+	if err == nil {
+		err = json.NewEncoder(os.Stdout).Encode(answer)
+	} else if ctx.Err() != nil {
+		err = errors.New("interrupted")
+	}
+	if err != nil {
+		step.Console.Fail(err)
+		return 1
+	}
+	return 0
+}

@@ -1,0 +1,40 @@
+package resource
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+)
+
+func TestProgressLine(t *testing.T) {
+	const mib = 1 << 20
+	for _, test := range []struct {
+		donePaths, paths, done, total int64
+		elapsed                       time.Duration
+		want                          string
+	}{
+		{0, 0, 0, 0, time.Second, "pushing 0/0 paths, 0/0 B"},
+		{0, 373, 0, 1040 * mib, time.Second, "pushing 0/373 paths, 0.0/1.0 GiB"},
+		{12, 373, 100 * mib, 1000 * mib, 10 * time.Second, "pushing 12/373 paths, 100.0/1000.0 MiB, 10.0 MiB/s, 1m30s left"},
+		{1, 2, 512, 1000, time.Second, "pushing 1/2 paths, 512/1000 B, 512 B/s, 1s left"},
+		{1, 1, 10, 5, time.Second, "pushing 1/1 paths, 10/5 B, 10 B/s, 0s left"}, // a NAR larger than announced
+	} {
+		var m cache.Meter
+		m.DonePaths.Store(test.donePaths)
+		m.TotalPaths.Store(test.paths)
+		m.DoneBytes.Store(test.done)
+		m.TotalBytes.Store(test.total)
+		if got := progressLine("pushing", &m, test.elapsed); got != test.want {
+			t.Errorf("got  %q\nwant %q", got, test.want)
+		}
+	}
+}
+
+func TestFormatBytes(t *testing.T) {
+	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 12_700: "12.4 KiB", 1 << 30: "1.0 GiB", 5 << 50: "5120.0 TiB"} {
+		if got := formatBytes(n); got != want {
+			t.Errorf("%d: got %q, want %q", n, got, want)
+		}
+	}
+}
