@@ -7,7 +7,7 @@
 // find whole. A test therefore compares with what Nix says, and not with what
 // this project's own code would say.
 //
-// ci/nix/get puts both Nixes into .cache. Where they are missing, tests that
+// ci/get puts both Nixes into .cache. Where they are missing, tests that
 // ask for them are skipped, or fail if NIXOS_CLOSURE_TEST_REQUIRE is 1, as it
 // is in `make test`.
 package nixtest
@@ -57,7 +57,7 @@ func find(t testing.TB, name string) *Nix {
 	bin := filepath.Join(checkout(t), ".cache", "nix", name, "bin")
 	out, err := exec.Command(filepath.Join(bin, "nix"), "--version").Output()
 	if err != nil {
-		missing(t, "there is no Nix in %s: run ci/nix/get (%v)", bin, err)
+		missing(t, "there is no Nix in %s: run ci/get (%v)", bin, err)
 	}
 	fields := strings.Fields(string(out))
 	return &Nix{Version: fields[len(fields)-1], bin: bin}

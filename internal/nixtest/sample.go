@@ -15,7 +15,7 @@ func Sample(t testing.TB) (sources string) {
 	t.Helper()
 	root := checkout(t)
 	if _, err := exec.LookPath(filepath.Join(root, ".cache", "busybox", "busybox")); err != nil {
-		missing(t, "there is no static busybox for builders: run ci/nix/get (%v)", err)
+		missing(t, "there is no static busybox for builders: run ci/get (%v)", err)
 	}
 	sources = t.TempDir()
 	cmd := exec.Command(filepath.Join(root, "ci", "sample", "copy"), filepath.Join(sources, "config"))

@@ -1,0 +1,32 @@
+# What a developer runs. Each target gets what it needs into .cache (see ci/get) and touches nothing else.
+
+export PATH := $(PATH):$(CURDIR)/.cache/cc/bin
+
+.PHONY: help
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+
+.PHONY: demo
+demo: ## put a small system into a cache, check, get it, and switch a host to it
+	ci/demo
+
+.PHONY: test
+test: lint build ## all tests, against real Nixes and real servers, with the race detector
+	ci/get
+	[ ! -x ci/servers/build ] || ci/servers/build
+	NIXOS_CLOSURE_TEST_REQUIRE=1 go test -race ./...
+
+.PHONY: lint
+lint: ## what tools can see without running anything
+	@unformatted=$$(gofmt -l *.go */) && [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
+	go mod tidy -diff
+	go vet ./...
+	go tool -modfile=ci/tools/go.mod staticcheck ./...
+
+platforms := bin/linux-amd64 bin/linux-arm64
+
+.PHONY: build $(platforms)
+build: $(platforms) ## the programs, static, in bin/linux-amd64 and bin/linux-arm64
+
+$(platforms): bin/linux-%:
+	CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -ldflags '-s -w' -o $@/ ./cmd/...

@@ -1,0 +1,114 @@
+// Package layering holds no code: its test keeps the rooms of this project
+// apart.
+package layering_test
+
+import (
+	"errors"
+	"go/build"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/nixos-closure/nixos-closure-resource/"
+
+// Each room, and the rooms that it may know: cmd → resource → cache, pointer,
+// nixstore → blob, nar, nix, hint.
+//
+// A pointer that knew caches, or a cache that knew stores, couldn't be read,
+// tested or used without them; a place of bytes that knew what they mean would
+// have to learn each new meaning. What one of them needs of its neighbour,
+// resource hands to it.
+var rooms = map[string][]string{
+	"cmd":               {"resource"},
+	"resource":          {"internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/cache":    {"internal/blob", "internal/nar", "internal/nix", "internal/hint"},
+	"internal/pointer":  {"internal/blob", "internal/nix", "internal/hint"},
+	"internal/nixstore": {"internal/nar", "internal/nix", "internal/hint"},
+	"internal/blob":     {"internal/hint"},
+	"internal/nar":      {},
+	"internal/nix":      {"internal/hint"},
+	"internal/hint":     {},
+
+	"ci":                     {},
+	"internal/blob/blobtest": {"internal/blob"},
+	"internal/nixtest":       {"internal/nix"},
+}
+
+// What only some rooms may import of other people's work, and why.
+var reserved = map[string]struct {
+	why   string
+	rooms []string
+}{
+	"os/exec":                      {"only building and reading a local store need another program", []string{"internal/nixstore", "internal/nixtest", "ci"}},
+	"net/http":                     {"only a place of bytes is reached over a network", []string{"internal/blob"}},
+	"github.com/aws/aws-sdk-go-v2": {"it is large, and a bucket is a place of bytes", []string{"internal/blob"}},
+	"database/sql":                 {"only a store has a database", []string{"internal/nixstore"}},
+	"log":                          {"libraries are silent, and resource alone writes for people", nil},
+	"flag":                         {"the programs are told everything on stdin", []string{"ci"}},
+	"testing":                      {"tests are no part of the programs", []string{"internal/nixtest", "internal/blob/blobtest"}},
+	"C":                            {"the programs are static", nil},
+}
+
+func TestImportsGoOneWay(t *testing.T) {
+	for pkg, imports := range packages(t) {
+		room := roomOf(pkg)
+		if room == "" {
+			t.Errorf("%s is in no room: say in this test whom it may import", pkg)
+		}
+		for _, path := range imports {
+			if neighbour, ok := strings.CutPrefix(path, module); ok {
+				if other := roomOf(neighbour); other != room && !slices.Contains(rooms[room], other) {
+					t.Errorf("%s imports %s; of other rooms it may import %q", pkg, neighbour, rooms[room])
+				}
+			}
+			for prefix, r := range reserved {
+				if within(path, prefix) && !slices.Contains(r.rooms, room) {
+					t.Errorf("%s imports %s: %s", pkg, path, r.why)
+				}
+			}
+		}
+	}
+}
+
+// packages are this module's, by their directory, with what each imports other
+// than in its tests. (They are read here, not by the go command, so that go test
+// sees that a cached result is stale.)
+func packages(t *testing.T) map[string][]string {
+	t.Helper()
+	all := map[string][]string{}
+	err := filepath.WalkDir(".", func(dir string, entry fs.DirEntry, err error) error {
+		if err != nil || !entry.IsDir() || dir == "." {
+			return err
+		}
+		_, otherModule := os.Stat(filepath.Join(dir, "go.mod"))
+		if strings.HasPrefix(entry.Name(), ".") || entry.Name() == "testdata" || otherModule == nil {
+			return filepath.SkipDir
+		}
+		pkg, err := build.ImportDir(dir, 0)
+		if noGo := (*build.NoGoError)(nil); errors.As(err, &noGo) {
+			return nil
+		}
+		all[filepath.ToSlash(dir)] = pkg.Imports
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return all
+}
+
+// roomOf is the innermost room that a package is in.
+func roomOf(pkg string) (room string) {
+	for name := range rooms {
+		if within(pkg, name) && len(name) > len(room) {
+			room = name
+		}
+	}
+	return room
+}
+
+func within(path, dir string) bool { return path == dir || strings.HasPrefix(path, dir+"/") }
