@@ -73,7 +73,11 @@ func decodeSource(r *request) Source {
 
 // open returns the store of bytes that the cache and the pointer are in.
 func (s *Source) open(ctx context.Context) (blob.Store, error) {
-	return blob.Open(ctx, s.Cache.store, s.Credentials)
+	store, err := blob.Open(ctx, s.Cache.store, s.Credentials)
+	if err != nil {
+		return nil, fmt.Errorf("source.cache: %w", err)
+	}
+	return store, nil
 }
 
 // cache returns the cache in store, with the trust and the wishes of the source.

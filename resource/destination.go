@@ -1,0 +1,60 @@
+package resource
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+)
+
+// resultFile is written last: where it is, everything is.
+const resultFile = "generation.json"
+
+// A destination is the directory that a get fills. It is empty at first. In
+// Concourse it is a mount point: it can't be replaced as a whole, so a get that
+// fails has to clear it.
+type destination struct{ dir string }
+
+func openDestination(dir string) (destination, error) {
+	if dir == "" {
+		return destination{}, hint.With(errors.New("no destination was given"), "usage: in <empty directory>")
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return destination{}, fmt.Errorf("opening the destination: %w", err)
+	}
+	if len(entries) > 0 {
+		return destination{}, hint.With(fmt.Errorf("the destination %s is not empty: it has %s", dir, entries[0].Name()),
+			"Concourse gives each get an empty directory; by hand, make a new one")
+	}
+	return destination{dir}, nil
+}
+
+// path is where the named file belongs.
+func (d destination) path(name string) string { return filepath.Join(d.dir, name) }
+
+// write writes a small file.
+func (d destination) write(name, content string) error {
+	return os.WriteFile(d.path(name), []byte(content), 0o644)
+}
+
+// clear removes all that is in the destination. What stands for a whole result
+// goes first, store paths, which are read-only, are made writable.
+func (d destination) clear() error {
+	err := os.RemoveAll(d.path(resultFile))
+	filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err == nil && entry.IsDir() {
+			os.Chmod(path, 0o755)
+		}
+		return nil
+	})
+	entries, readErr := os.ReadDir(d.dir)
+	err = errors.Join(err, readErr)
+	for _, entry := range entries {
+		err = errors.Join(err, os.RemoveAll(d.path(entry.Name())))
+	}
+	return err
+}

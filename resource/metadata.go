@@ -1,0 +1,61 @@
+package resource
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+)
+
+// An Answer is what a get or a put says on stdout.
+type Answer struct {
+	Version  Version  `json:"version"`
+	Metadata Metadata `json:"metadata"`
+}
+
+// Metadata are what a person sees on the build's page, row by row: plain text,
+// or a link where the value is a URL.
+type Metadata []Row
+
+// A Row is one of them.
+type Row struct {
+	Name  string `json:"name"`
+	Value string `json:"value"`
+}
+
+// add adds a row, unless there is nothing to say.
+func (m *Metadata) add(name, value string) {
+	if value != "" {
+		*m = append(*m, Row{name, value})
+	}
+}
+
+// describe are the rows about a generation, whoever asks.
+func describe(name pointer.Name, g pointer.Generation) Metadata {
+	var m Metadata
+	m.add("pointer", string(name))
+	m.add("generation", fmt.Sprint(g.Number))
+	m.add("path", g.Path.String())
+	m.add("revision", g.Details.Revision)
+	m.add("message", g.Details.Message)
+	m.add("closure", amount(g.Details.Sizes.Paths, g.Details.Sizes.NarSize))
+	m.add("created", formatTime(g.Created))
+	if g.Expires != 0 {
+		m.add("expires", formatTime(g.Expires))
+	}
+	return m
+}
+
+// amount is, say, "373 paths, 1.0 GiB"; "" for none.
+func amount(paths int, size int64) string {
+	switch paths {
+	case 0:
+		return ""
+	case 1:
+		return "1 path, " + formatBytes(size)
+	}
+	return fmt.Sprintf("%d paths, %s", paths, formatBytes(size))
+}
+
+// formatTime writes seconds since 1970.
+func formatTime(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }
