@@ -235,7 +235,8 @@ func (p *Pointer) replace(ctx context.Context, history *History, entries []Gener
 	}
 	options := p.onlyIf(len(history.entries) > 0, history.etag)
 	if history.etag == "" && !options.IfAbsent && !p.config.SingleWriter {
-		return fmt.Errorf("%s can't be moved safely: the store doesn't tell versions of %s apart", p, p.config.Name.historyKey())
+		return hint.With(fmt.Errorf("%s can't be moved safely: the store doesn't tell versions of %s apart", p, p.config.Name.historyKey()),
+			"if nothing else ever writes to this pointer, say so by conditional_writes: false")
 	}
 	options.ContentType, options.CacheControl = "application/json", "no-cache"
 	_, err = p.store.Put(ctx, p.config.Name.historyKey(), bytes.NewReader(data), options)

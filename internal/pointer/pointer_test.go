@@ -5,14 +5,16 @@ import (
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -72,35 +74,70 @@ func open(store blob.Store, options ...func(*Config)) *Pointer {
 	return p
 }
 
-// path is a store path; each letter of Nix's base 32 makes another one.
-func path(letter string) nix.StorePath {
-	p, err := nix.ParseBaseName(strings.Repeat(letter, 32) + "-nixos-system-web-1-25.05")
+// Options of open.
+
+func signedBy(keys ...nix.SecretKey) func(*Config) {
+	return func(c *Config) { c.SigningKeys = keys }
+}
+
+func accepting(keys ...nix.SecretKey) func(*Config) {
+	return func(c *Config) { c.PublicKeys = public(keys...) }
+}
+
+func unsigned(c *Config) { c.RequireSigs, c.SigningKeys, c.PublicKeys = false, nil, nil }
+
+// path is a store path whose hash ends in label, for which letters of Nix's
+// base 32 will do, and numbers.
+func path(label string) nix.StorePath {
+	p, err := nix.ParseBaseName(strings.Repeat("0", 32-len(label)) + label + "-nixos-system-web-1-25.05")
 	if err != nil {
 		panic(err)
 	}
 	return p
 }
 
-func proposal(letter string) Proposal {
+func proposal(label string) Proposal {
 	return Proposal{
-		Path:    path(letter),
+		Path:    path(label),
 		System:  "x86_64-linux",
-		NarHash: nix.Hash{letter[0]},
-		Details: Details{Message: "system " + letter},
+		NarHash: nix.Hash{label[0]},
+		Details: Details{Message: "system " + label},
 	}
 }
 
-// mustAppend appends the systems of all letters, one after the other.
-func mustAppend(t *testing.T, p *Pointer, letters ...string) Outcome {
+// mustAppend appends the systems of all labels, one after the other.
+func mustAppend(t *testing.T, p *Pointer, labels ...string) Outcome {
 	t.Helper()
 	var outcome Outcome
-	for _, letter := range letters {
+	for _, label := range labels {
 		var err error
-		if outcome, err = p.Append(t.Context(), proposal(letter)); err != nil {
-			t.Fatalf("appending %s: %v", letter, err)
+		if outcome, err = p.Append(t.Context(), proposal(label)); err != nil {
+			t.Fatalf("appending %s: %v", label, err)
 		}
 	}
 	return outcome
+}
+
+// fill makes an empty pointer have systems 1 to n, as if they had been appended.
+func fill(t *testing.T, p *Pointer, n int) {
+	t.Helper()
+	if n == 0 {
+		return
+	}
+	history := new(History)
+	for i := range n {
+		g, err := p.generation(uint64(i+1), proposal(strconv.Itoa(i+1)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		history.entries = slices.Insert(history.entries, 0, g)
+	}
+	if err := p.replace(t.Context(), new(History), history.entries); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := p.settle(t.Context(), nil); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func mustRead(t *testing.T, p *Pointer) *History {
@@ -110,6 +147,11 @@ func mustRead(t *testing.T, p *Pointer) *History {
 		t.Fatal(err)
 	}
 	return history
+}
+
+// diff compares what holds generations.
+func diff(want, got any, options ...cmp.Option) string {
+	return cmp.Diff(want, got, append(options, cmpopts.EquateComparable(nix.StorePath{}))...)
 }
 
 // wantGenerations compares a pointer's history and its copy with what they
@@ -126,7 +168,7 @@ func wantGenerations(t *testing.T, p *Pointer, want string) {
 func inShort(generations []Generation) string {
 	var b strings.Builder
 	for _, g := range generations {
-		fmt.Fprintf(&b, " %d:%s", g.Number, g.Path.Base()[:1])
+		fmt.Fprintf(&b, " %d:%s", g.Number, strings.TrimLeft(g.Path.HashPart(), "0"))
 	}
 	return strings.TrimPrefix(b.String(), " ")
 }
@@ -215,5 +257,3 @@ func (s storeFunc) Capabilities() blob.Capabilities {
 	}
 	return *s.can
 }
-
-var errCut = errors.New("connection reset by peer")

@@ -1,0 +1,406 @@
+package pointer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+)
+
+// before returns a store in which do happens before the first n writes to key.
+func before(store blob.Store, key string, n int, do func()) blob.Store {
+	return storeFunc{Store: store, put: func(k string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+		if k == key && n > 0 {
+			n--
+			do()
+		}
+		return next()
+	}}
+}
+
+var (
+	errCut  = errors.New("connection reset by peer")
+	errDead = errors.New("killed")
+)
+
+// mortal returns a store whose user is killed at its nth write: just before
+// that is done, or just after.
+func mortal(store blob.Store, n int, after bool) (blob.Store, *bool) {
+	dead := new(bool)
+	return storeFunc{
+		Store: store,
+		get: func(_ string, next func() (*blob.Object, error)) (*blob.Object, error) {
+			if *dead {
+				return nil, errDead
+			}
+			return next()
+		},
+		put: func(_ string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+			if *dead {
+				return blob.Info{}, errDead
+			}
+			if n--; n > 0 {
+				return next()
+			}
+			*dead = true
+			if after {
+				next()
+			}
+			return blob.Info{}, errDead
+		},
+	}, dead
+}
+
+func TestKilledAtAnyWrite(t *testing.T) {
+	for _, there := range []int{0, 1, Keep, Keep + 1} {
+		base := blob.NewMemory()
+		fill(t, open(base), there)
+		for _, after := range []bool{false, true} {
+			writes := 0
+			for done := false; !done; {
+				writes++
+				t.Run(fmt.Sprintf("%d there, write %d, after %v", there, writes, after), func(t *testing.T) {
+					store := clone(t, base)
+					cut, dead := mortal(store, writes, after)
+					label := fmt.Sprint(there + 1)
+					_, err := open(cut).Append(t.Context(), proposal(label))
+					if !*dead {
+						done = true
+						return
+					}
+					if !errors.Is(err, errDead) {
+						t.Fatalf("Append of the dead returned %v", err)
+					}
+					// What is left behind is whole.
+					p := open(store)
+					newest, _ := mustRead(t, p).Newest()
+					wantFindable(t, p, int(newest.Number))
+					if newest.Number != uint64(there) && newest.Number != uint64(there+1) {
+						t.Errorf("newest is %d", newest.Number)
+					}
+					// Once more, and it is finished, and there is one of it.
+					outcome := mustAppend(t, p, label)
+					if outcome.Generation.Number != uint64(there+1) {
+						t.Errorf("finished as %+v", outcome)
+					}
+					wantFindable(t, p, there+1)
+					wantPlain(t, p)
+					if outcome := mustAppend(t, p, label); outcome.Moved {
+						t.Error("there is a second one")
+					}
+				})
+			}
+			if least := 3; writes < least {
+				t.Errorf("only %d writes were tried", writes-1)
+			}
+		}
+	}
+}
+
+// clone copies a store.
+func clone(t *testing.T, store blob.Store) blob.Store {
+	t.Helper()
+	result := blob.NewMemory()
+	for info, err := range store.List(t.Context(), "") {
+		if err != nil {
+			t.Fatal(err)
+		}
+		put(t, result, info.Key, get(t, store, info.Key))
+	}
+	return result
+}
+
+func TestLostAnswers(t *testing.T) {
+	// Each write is done, and says that it wasn't: because the answer was lost,
+	// or because the store repeated the request and met its own first write.
+	for _, lost := range []error{errCut, blob.ErrPrecondition} {
+		for _, there := range []int{0, Keep} {
+			t.Run(fmt.Sprintf("%v, %d there", lost, there), func(t *testing.T) {
+				memory := blob.NewMemory()
+				fill(t, open(memory), there)
+				writes := 0
+				store := storeFunc{Store: memory, put: func(key string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+					info, err := next()
+					if strings.Contains(key, ".d/") && lost == errCut {
+						return info, err // see TestKilledAtAnyWrite
+					}
+					if err == nil {
+						writes++
+						err = fmt.Errorf("writing %s: %w", key, lost)
+					}
+					return info, err
+				}}
+				outcome := mustAppend(t, open(store), fmt.Sprint(there+1))
+				if !outcome.Moved || outcome.Generation.Number != uint64(there+1) {
+					t.Errorf("got %+v", outcome)
+				}
+				if writes < 2 {
+					t.Errorf("%d answers were lost", writes)
+				}
+				wantFindable(t, open(memory), there+1)
+				wantPlain(t, open(memory))
+			})
+		}
+	}
+}
+
+func TestWriteThatArrivesLate(t *testing.T) {
+	// The request is still under way when its sender has looked, and given up.
+	memory := blob.NewMemory()
+	mustAppend(t, open(memory), "a")
+	var late func() (blob.Info, error)
+	store := storeFunc{Store: memory, put: func(_ string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+		late = next
+		return blob.Info{}, errCut
+	}}
+	if _, err := open(store).Append(t.Context(), proposal("b")); !errors.Is(err, errCut) {
+		t.Fatalf("got %v", err)
+	}
+	wantGenerations(t, open(memory), "1:a")
+	if _, err := late(); err != nil {
+		t.Fatal(err)
+	}
+	if outcome := mustAppend(t, open(memory), "b"); outcome.Moved {
+		t.Error("there is a second one")
+	}
+	wantGenerations(t, open(memory), "2:b 1:a")
+}
+
+func TestOtherWritersComeBetween(t *testing.T) {
+	for _, test := range []struct {
+		key  string // before which of our writes
+		n    int    // how many times
+		want string
+	}{
+		{object, 3, "5:b 4:z 3:y 2:x 1:a"},
+		{"pointers/web-1", 1, "3:x 2:b 1:a"},
+	} {
+		t.Run(test.key, func(t *testing.T) {
+			memory := blob.NewMemory()
+			mustAppend(t, open(memory), "a")
+			others := []string{"x", "y", "z"}
+			store := before(memory, test.key, test.n, func() {
+				mustAppend(t, open(memory), others[0])
+				others = others[1:]
+			})
+			if outcome := mustAppend(t, open(store), "b"); !outcome.Moved {
+				t.Errorf("got %+v", outcome)
+			}
+			wantGenerations(t, open(memory), test.want)
+		})
+	}
+}
+
+func TestSlowWriterDoesNotTakeTheCopyBack(t *testing.T) {
+	// A writer sleeps just before it writes the copy. Meanwhile another moves
+	// the pointer on; then the first one wakes up, writes, and is killed.
+	memory := blob.NewMemory()
+	mustAppend(t, open(memory), "a")
+	cut, dead := mortal(memory, 2, true)
+	slow := storeFunc{Store: cut, put: func(key string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+		if key == "pointers/web-1" {
+			mustAppend(t, open(memory), "c")
+		}
+		return next()
+	}}
+	if _, err := open(slow).Append(t.Context(), proposal("b")); err == nil || !*dead {
+		t.Fatalf("got %v", err)
+	}
+	wantGenerations(t, open(memory), "3:c 2:b 1:a")
+}
+
+// A store without conditional writes: it refuses them, or, if ignorant, takes
+// no notice of the conditions.
+type unconditional struct {
+	blob.Store
+	ignorant bool
+}
+
+func (s unconditional) Put(ctx context.Context, key string, body io.Reader, opts blob.PutOptions) (blob.Info, error) {
+	if (opts.IfAbsent || opts.IfMatch != "") && !s.ignorant {
+		return blob.Info{}, errors.ErrUnsupported
+	}
+	opts.IfAbsent, opts.IfMatch = false, ""
+	return s.Store.Put(ctx, key, body, opts)
+}
+
+func (s unconditional) Capabilities() blob.Capabilities {
+	return blob.Capabilities{Write: true, List: true, Conditional: s.ignorant}
+}
+
+func TestSingleWriter(t *testing.T) {
+	p := open(unconditional{blob.NewMemory(), false}, func(c *Config) { c.SingleWriter = true })
+	fill(t, p, Keep)
+	mustAppend(t, p, strconv.Itoa(Keep+1), strconv.Itoa(Keep+2))
+	if outcome := mustAppend(t, p, strconv.Itoa(Keep+2)); outcome.Moved {
+		t.Error("there is a second one")
+	}
+	wantFindable(t, p, Keep+2)
+	wantPlain(t, p)
+}
+
+func TestWriteThatIsOverwritten(t *testing.T) {
+	// The store says that it honours conditions, or the user that there is one
+	// writer. Neither is true, and two writers read the same generation.
+	for name, test := range map[string]struct {
+		ignorant bool
+		option   func(*Config)
+	}{
+		"ignored conditions": {true, func(*Config) {}},
+		"single writer":      {false, func(c *Config) { c.SingleWriter = true }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			store := unconditional{blob.NewMemory(), test.ignorant}
+			mustAppend(t, open(store, test.option), "a")
+			overwritten := storeFunc{Store: store, put: func(key string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+				if key != object {
+					return next()
+				}
+				// The other one has read by now, and writes after us.
+				second := before(store, object, 1, func() {
+					if _, err := next(); err != nil {
+						t.Error(err)
+					}
+				})
+				mustAppend(t, open(second, test.option), "x")
+				return store.Stat(t.Context(), key)
+			}}
+			_, err := open(overwritten, test.option).Append(t.Context(), proposal("b"))
+			wantError(t, err, "generation 2 of pointer web-1 in memory:: it was written, and can't be read back: another writer has overwritten it")
+			wantGenerations(t, open(store, test.option), "2:x 1:a")
+		})
+	}
+}
+
+func TestStoreThatRefusesAllConditions(t *testing.T) {
+	memory := blob.NewMemory()
+	mustAppend(t, open(memory), "a")
+	for _, key := range []string{object, "pointers/web-1"} {
+		store := storeFunc{Store: memory, put: func(k string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+			if k == key {
+				return blob.Info{}, blob.ErrPrecondition
+			}
+			return next()
+		}}
+		_, err := open(store).Append(t.Context(), proposal("b"))
+		wantError(t, err, "says the store 8 times, but nothing has changed")
+	}
+}
+
+func TestStoreWithoutETags(t *testing.T) {
+	memory := blob.NewMemory()
+	mustAppend(t, open(memory), "a")
+	store := storeFunc{Store: memory, get: func(_ string, next func() (*blob.Object, error)) (*blob.Object, error) {
+		o, err := next()
+		if err == nil {
+			o.ETag = ""
+		}
+		return o, err
+	}}
+	_, err := open(store).Append(t.Context(), proposal("b"))
+	wantError(t, err, "the store doesn't tell versions of pointers/web-1.json apart")
+	wantGenerations(t, open(memory), "1:a")
+}
+
+func TestForbidden(t *testing.T) {
+	memory := blob.NewMemory()
+	mustAppend(t, open(memory), "a")
+	deny := func(key string) blob.Store {
+		return storeFunc{Store: memory,
+			get: func(k string, next func() (*blob.Object, error)) (*blob.Object, error) {
+				if k == key {
+					return nil, blob.ErrPermission
+				}
+				return next()
+			}}
+	}
+	if history, err := open(deny(object)).Read(t.Context()); !errors.Is(err, blob.ErrPermission) {
+		t.Errorf("read %v, %v", history, err)
+	}
+	for _, key := range []string{object, "pointers/web-1"} {
+		if _, err := open(deny(key)).Append(t.Context(), proposal("a")); !errors.Is(err, blob.ErrPermission) {
+			t.Errorf("%s: %v", key, err)
+		}
+	}
+}
+
+func TestRace(t *testing.T) {
+	const writers, each = 6, 4
+	directory := t.TempDir()
+	memory := blob.NewMemory()
+	for name, store := range map[string]func() blob.Store{
+		"memory":    func() blob.Store { return memory },
+		"directory": func() blob.Store { return blob.NewDirectory(directory) }, // one for each, as if in processes of their own
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			var readers, writing sync.WaitGroup
+			readers.Go(func() { watch(ctx, t, store()) })
+			outcomes := make([][]Outcome, writers)
+			for w := range writers {
+				writing.Go(func() {
+					p := open(store())
+					for i := range each {
+						outcome, err := p.Append(ctx, proposal(fmt.Sprint(w*each+i+1)))
+						if err != nil {
+							t.Error(err)
+						}
+						outcomes[w] = append(outcomes[w], outcome)
+					}
+				})
+			}
+			writing.Wait()
+			cancel()
+			readers.Wait()
+
+			p := open(store())
+			seen := make(map[uint64]bool)
+			for w := range outcomes {
+				for i, outcome := range outcomes[w] {
+					g, err := p.Find(t.Context(), outcome.Generation.Number)
+					if err != nil || g.Path != path(fmt.Sprint(w*each+i+1)) {
+						t.Errorf("generation %d is lost: %+v, %v", outcome.Generation.Number, g, err)
+					}
+					seen[g.Number] = true
+				}
+			}
+			if len(seen) != writers*each || !seen[1] || !seen[writers*each] {
+				t.Errorf("%d writers appended %d each, and got %d numbers", writers, each, len(seen))
+			}
+			wantPlain(t, p)
+		})
+	}
+}
+
+// watch reads until ctx ends, and fails if ever a number falls or a path changes.
+func watch(ctx context.Context, t *testing.T, store blob.Store) {
+	paths := make(map[uint64]string)
+	last := uint64(0)
+	for ctx.Err() == nil {
+		history, err := open(store).Read(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		newest, _ := history.Newest()
+		if newest.Number < last {
+			t.Errorf("the newest generation was %d, and is %d", last, newest.Number)
+		}
+		last = newest.Number
+		for _, g := range history.Generations {
+			if known, ok := paths[g.Number]; ok && known != g.Path.String() {
+				t.Errorf("generation %d was %s, and is %s", g.Number, known, g.Path)
+			}
+			paths[g.Number] = g.Path.String()
+		}
+	}
+}
