@@ -95,6 +95,16 @@ func (o *object) flag(key string, byDefault bool) bool {
 	return byDefault
 }
 
+// textOrNumber takes a string, or a number as it is written.
+func (o *object) textOrNumber(key string) string {
+	if raw, ok := o.raw(key); ok && kindOf(raw) == "a number" {
+		return string(raw)
+	}
+	var s string
+	o.value(key, "a string or a number", &s)
+	return s
+}
+
 // optionalFlag takes a boolean; nil if it is absent.
 func (o *object) optionalFlag(key string) *bool {
 	if !o.has(key) {

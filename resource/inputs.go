@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 
@@ -97,6 +98,22 @@ func (in *inputs) heldPath(file string) (nix.StorePath, error) {
 		err = fmt.Errorf("%s holds something else than a store path: want one line, %s/<hash>-<name>", file, nix.StoreDir)
 	}
 	return path, err
+}
+
+// ifGeneration returns the generation that a condition names: by its number, 0
+// for none at all, or by the directory of a get. "" is no condition.
+func (in *inputs) ifGeneration(condition string) (*uint64, error) {
+	if condition == "" {
+		return nil, nil
+	}
+	n, err := strconv.ParseUint(condition, 10, 64)
+	if err != nil {
+		n, err = in.generation(condition)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("params.if_generation: %w", err)
+	}
+	return &n, nil
 }
 
 // generation returns the number of the generation that a get has left in the

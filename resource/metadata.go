@@ -43,6 +43,7 @@ func describe(name pointer.Name, g pointer.Generation) Metadata {
 	if g.Expires != 0 {
 		m.add("expires", formatTime(g.Expires))
 	}
+	m.add("build", g.Details.Provenance.URL)
 	return m
 }
 
