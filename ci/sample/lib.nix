@@ -3,20 +3,15 @@
 rec {
   busybox = builtins.path { path = ./busybox; name = "busybox"; };
 
-  # build NAME VARIABLES SCRIPT: runs the script with all that busybox can on PATH.
-  build = name: variables: script: derivation (variables // {
-    inherit name busybox;
+  # build NAME VARIABLES SCRIPT: runs the script with all that busybox can do on PATH.
+  build = name: variables: script: run name (variables // { inherit busybox; PATH = applets; }) script;
+
+  applets = run "busybox-applets" { } "${busybox}/busybox mkdir $out; ${busybox}/busybox --install -s $out";
+
+  run = name: variables: script: derivation (variables // {
+    inherit name;
     system = builtins.currentSystem;
     builder = "${busybox}/busybox";
-    args = [
-      "sh"
-      "-euc"
-      ''
-        $busybox/busybox mkdir .bin
-        $busybox/busybox --install -s .bin
-        export PATH=$PWD/.bin
-        ${script}
-      ''
-    ];
+    args = [ "sh" "-euc" script ];
   });
 }
