@@ -44,6 +44,10 @@ type Config struct {
 	RequireSigs bool            // if false, signatures are not looked at
 	SigningKeys []nix.SecretKey // each signs every path that is pushed
 
+	// Substituters are further caches, each with its own trust, that closures
+	// may be completed from, in this order.
+	Substituters []*Cache
+
 	Compression      string // of NARs: "zstd", "xz" or "none"; empty is zstd
 	CompressionLevel int    // in the terms of the compression; 0 is its default
 

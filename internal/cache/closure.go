@@ -86,6 +86,9 @@ func (c *Cache) complete(ctx context.Context, root nix.StorePath, known map[nix.
 		if err != nil {
 			return nil, false, err
 		}
+		if err := c.lookupUpstream(ctx, unknown, found, c.config.Substituters); err != nil {
+			return nil, false, err
+		}
 		if known == nil {
 			known = found
 		} else {
@@ -96,7 +99,7 @@ func (c *Cache) complete(ctx context.Context, root nix.StorePath, known map[nix.
 			if !ok {
 				return nil, false, c.missing(root, path, referrer[path])
 			}
-			if err := c.acceptable(&ni); err != nil {
+			if err := ni.owner(c).acceptable(&ni); err != nil {
 				return nil, false, c.refuse(&ni, err)
 			}
 		}
@@ -114,7 +117,7 @@ func (c *Cache) missing(root, path, referrer nix.StorePath) error {
 		return fmt.Errorf("%s is not in %s", root, c)
 	}
 	return hint.With(fmt.Errorf("the closure of %s is not whole: %s, which %s refers to, is not in %s", root, path, referrer, c),
-		"something has deleted objects from the cache: put the closure again to restore it")
+		"if it was pushed with skip_upstream, list the same caches here, in substituters; otherwise something has deleted objects: put the closure again")
 }
 
 // sortClosure orders paths so that references come before what refers to them,

@@ -72,13 +72,15 @@ func (c *Cache) Copy(ctx context.Context, closure *Closure, dst blob.Store, mete
 	if err != nil {
 		return err
 	}
-	for i := range closure.Paths {
-		ni := &closure.Paths[i]
+	copied := &Closure{closure.Root, slices.Clone(closure.Paths)}
+	for i := range copied.Paths {
+		ni := &copied.Paths[i]
+		ni.from = nil
 		if err := to.put(ctx, narinfoKey(ni.Path), ni.Text(), blob.PutOptions{ContentType: narinfoType}); err != nil {
 			return err
 		}
 	}
-	return to.writeManifest(ctx, closure)
+	return to.writeManifest(ctx, copied)
 }
 
 // eachNAR calls do for each path of the closure, the largest first, several at

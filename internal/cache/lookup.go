@@ -33,6 +33,30 @@ func (c *Cache) lookup(ctx context.Context, path nix.StorePath) (NarInfo, string
 	return ni, info.ETag, nil
 }
 
+// lookupUpstream adds to found those of paths that it lacks and a substituter
+// has, acceptable by that one's keys.
+func (c *Cache) lookupUpstream(ctx context.Context, paths []nix.StorePath, found map[nix.StorePath]NarInfo, substituters []*Cache) error {
+	for _, s := range substituters {
+		var missing []nix.StorePath
+		for _, path := range paths {
+			if _, ok := found[path]; !ok {
+				missing = append(missing, path)
+			}
+		}
+		theirs, err := s.lookupAll(ctx, missing)
+		if err != nil {
+			return err
+		}
+		for path, ni := range theirs {
+			if s.acceptable(&ni) == nil {
+				ni.from = s
+				found[path] = ni
+			}
+		}
+	}
+	return nil
+}
+
 // lookupAll reads the narinfos of paths, side by side. Paths that the cache
 // doesn't have are missing from the result.
 func (c *Cache) lookupAll(ctx context.Context, paths []nix.StorePath) (map[nix.StorePath]NarInfo, error) {

@@ -16,6 +16,10 @@ const maxManifestSize = 64 << 20
 
 func manifestKey(root nix.StorePath) string { return "closures/" + root.HashPart() }
 
+// upstreamKey marks, in a manifest, a path that isn't in the cache because the
+// substituter of that URL has it. (Narinfos that lie in a cache never have it.)
+const upstreamKey = "Upstream: "
+
 // formatManifest writes the narinfos of a closure one after the other, with an
 // empty line between them.
 func formatManifest(paths []NarInfo) string {
@@ -26,13 +30,17 @@ func formatManifest(paths []NarInfo) string {
 		}
 		b.WriteString(strings.TrimRight(paths[i].Text(), "\n"))
 		b.WriteByte('\n')
+		if upstream := paths[i].Upstream(); upstream != "" {
+			b.WriteString(upstreamKey + upstream + "\n")
+		}
 	}
 	return b.String()
 }
 
 // parseManifest reads what formatManifest writes. What it returns is as little
-// to be trusted as any narinfo.
-func parseManifest(text string) (map[nix.StorePath]NarInfo, error) {
+// to be trusted as any narinfo. Paths of upstreams that are not among the
+// substituters are left out.
+func (c *Cache) parseManifest(text string) (map[nix.StorePath]NarInfo, error) {
 	paths := make(map[nix.StorePath]NarInfo)
 	for block := range strings.SplitSeq(text, "\n\n") {
 		if strings.TrimSpace(block) == "" {
@@ -41,13 +49,29 @@ func parseManifest(text string) (map[nix.StorePath]NarInfo, error) {
 		if len(block) > maxNarInfoSize {
 			return nil, fmt.Errorf("a narinfo of %d bytes", len(block))
 		}
-		ni, err := ParseNarInfo(strings.TrimRight(block, "\n") + "\n")
+		text, upstream, ok := strings.Cut(strings.TrimRight(block, "\n")+"\n", upstreamKey)
+		ni, err := ParseNarInfo(text)
 		if err != nil {
 			return nil, err
+		}
+		if ok {
+			if ni.from = c.substituter(strings.TrimSpace(upstream)); ni.from == nil {
+				continue // the manifest alone is no reason to ask a server
+			}
 		}
 		paths[ni.Path] = ni
 	}
 	return paths, nil
+}
+
+// substituter returns the one of that URL, or nil.
+func (c *Cache) substituter(url string) *Cache {
+	for _, s := range c.config.Substituters {
+		if s.String() == url {
+			return s
+		}
+	}
+	return nil
 }
 
 // readManifest returns those narinfos of a root's manifest that are acceptable.
@@ -62,12 +86,12 @@ func (c *Cache) readManifest(ctx context.Context, root nix.StorePath) (map[nix.S
 	case err != nil:
 		return nil, fmt.Errorf("reading the manifest of %s: %w", root, err)
 	}
-	paths, err := parseManifest(string(text))
+	paths, err := c.parseManifest(string(text))
 	if err != nil {
 		return nil, nil //nolint:nilerr // see above
 	}
 	for path, ni := range paths {
-		if c.acceptable(&ni) != nil {
+		if ni.owner(c).acceptable(&ni) != nil {
 			delete(paths, path)
 		}
 	}

@@ -42,9 +42,10 @@ type narReader struct {
 	err   error         // what Read returns from now on
 }
 
-// openNAR opens the NAR of ni. What is read of the file, as it is sent, goes to
+// openNAR opens the NAR of ni, where it lies. What is read of the file, as it is sent, goes to
 // raw, too, if that isn't nil; by the io.EOF of the reader, raw has had all of it.
 func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narReader, error) {
+	c = ni.owner(c)
 	object, err := c.store.Get(ctx, ni.URL, blob.GetOptions{})
 	if err != nil {
 		err = fmt.Errorf("fetching %s: %w", ni.Path, err)

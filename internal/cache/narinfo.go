@@ -21,6 +21,7 @@ type NarInfo struct {
 	FileSize    int64    // of that file, in bytes; 0 if the narinfo doesn't say
 
 	text string // as it lies in the cache, with what we don't know
+	from *Cache // the substituter that has it; nil if that is the cache itself
 }
 
 // maxNarInfoSize bounds the text of one narinfo, in bytes. (Ten thousand
@@ -121,6 +122,24 @@ func clip(s string) string {
 		return s[:100] + "…"
 	}
 	return s
+}
+
+// owner is the cache that has the path, and by whose keys it is judged, where c
+// is the one that was asked.
+func (ni *NarInfo) owner(c *Cache) *Cache {
+	if ni.from != nil {
+		return ni.from
+	}
+	return c
+}
+
+// Upstream is the URL of the substituter that has the path, or empty if the
+// cache itself has it.
+func (ni *NarInfo) Upstream() string {
+	if ni.from == nil {
+		return ""
+	}
+	return ni.from.String()
 }
 
 // Text is the narinfo as it lies in the cache, or as it is to be written.

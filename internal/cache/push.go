@@ -31,6 +31,10 @@ type PushRequest struct {
 	// the pointer's newest: their manifests spare looking at each path.
 	Previous []nix.StorePath
 
+	// Upstreams are those substituters whose paths need not be uploaded, since
+	// whoever uses this cache uses them, too.
+	Upstreams []*Cache
+
 	Meter *Meter // may be nil
 }
 
@@ -110,6 +114,9 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 			send = append(send, info)
 			continue
 		}
+		if ni.from != nil {
+			continue
+		}
 		vouchedFor := ni.SignedBy(c.config.PublicKeys)
 		same := sameContent(&ni.PathInfo, &info)
 		switch {
@@ -150,9 +157,36 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	if err != nil {
 		return err
 	}
+	if err := c.checkUpstream(ctx, closure); err != nil {
+		return err
+	}
 	pushed.Closure = closure
 	pushed.compare(local)
 	return c.writeManifest(ctx, closure)
+}
+
+// checkUpstream makes sure that what is left to upstreams is there now, when
+// the closure is published.
+func (c *Cache) checkUpstream(ctx context.Context, closure *Closure) error {
+	wanted := map[*Cache][]nix.StorePath{}
+	for i := range closure.Paths {
+		if ni := &closure.Paths[i]; ni.from != nil {
+			wanted[ni.from] = append(wanted[ni.from], ni.Path)
+		}
+	}
+	for upstream, paths := range wanted {
+		found, err := upstream.lookupAll(ctx, paths)
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if _, ok := found[path]; !ok {
+				return hint.With(fmt.Errorf("%s has disappeared from the upstream cache %s", path, upstream),
+					"run again to push it; if this upstream deletes things, take it off skip_upstream")
+			}
+		}
+	}
+	return nil
 }
 
 // compare notes which paths the cache has with another content.
@@ -184,8 +218,8 @@ func indexClosure(root nix.StorePath, infos []nix.PathInfo) (map[nix.StorePath]n
 	return local, nil
 }
 
-// vouched returns the closure of root if known narinfos cover it, each signed
-// by all of our keys; otherwise nil.
+// vouched returns the closure of root if known narinfos cover it, each of
+// the cache itself signed by all of our keys; otherwise nil.
 func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Closure {
 	reached := make(map[nix.StorePath]NarInfo, len(known))
 	frontier := []nix.StorePath{root}
@@ -196,7 +230,7 @@ func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Cl
 			continue
 		}
 		ni, ok := known[path]
-		if !ok || !ni.signedByAll(c.config.SigningKeys) {
+		if !ok || ni.from == nil && !ni.signedByAll(c.config.SigningKeys) {
 			return nil
 		}
 		reached[path] = ni
@@ -231,6 +265,9 @@ func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.Stor
 	}
 	found, err := c.lookupAll(ctx, nix.SortPaths(ask))
 	if err != nil {
+		return nil, err
+	}
+	if err := c.lookupUpstream(ctx, ask, found, req.Upstreams); err != nil {
 		return nil, err
 	}
 	maps.Copy(have, found)
