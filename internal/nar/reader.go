@@ -12,7 +12,7 @@ import (
 
 // bufferSize is how much of an archive is in memory, and the size of the reads
 // and writes in which large files pass.
-const bufferSize = 128 << 10
+const bufferSize = 64 << 10
 
 // A FormatError says where and why an archive is not one that Nix accepts.
 type FormatError struct {

@@ -1,0 +1,174 @@
+package nar
+
+import (
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Restore unpacks the archive that r holds to name below root, where there must
+// be nothing yet. Everything gets the metadata that Nix gives to what is in a
+// store (src/libstore/posix-fs-canonicalise.cc): mode 0444 for files, 0555 for
+// executables and directories, and a modification time of one second, symlinks
+// included.
+//
+// Whatever the archive holds, nothing outside root/name is touched. Errors of
+// reading it are those of [Reader.Next]. After an error, part of the tree may
+// be there, with directories that can be written to.
+func Restore(r io.Reader, root *os.Root, name string) error {
+	if base := filepath.Base(name); base == "." || base == ".." {
+		return fmt.Errorf("unpacking an archive: %q doesn't name a file", name)
+	}
+	parent, err := root.Open(filepath.Dir(name))
+	if err != nil {
+		return fmt.Errorf("unpacking an archive: %w", err)
+	}
+	defer parent.Close()
+	u := unpacker{reader: NewReader(r), top: filepath.Join(root.Name(), name), parent: descriptor(parent.Fd())}
+	defer u.abandon()
+	return u.unpack()
+}
+
+// An unpacker creates files by one name in an open directory, never by a path,
+// and opens only what it has just created: there is nothing to escape through.
+// (An os.Root that walks down from the top for each file takes twice as long,
+// and can't set the time of a symlink.)
+type unpacker struct {
+	reader *Reader
+	top    string     // the path of what is being unpacked, for messages
+	parent descriptor // the directory that it is in
+	dirs   []openDir  // the directories that are being filled, outermost first
+}
+
+type openDir struct {
+	fd   descriptor
+	name string // in the directory before
+	path string // in the archive
+}
+
+func (u *unpacker) unpack() error {
+	for {
+		entry, err := u.reader.Next()
+		if err == io.EOF {
+			return u.leave(0)
+		}
+		if err != nil {
+			return err
+		}
+		name, depth := filepath.Base(u.top), 0
+		if entry.Path != "" {
+			name = entry.Path[strings.LastIndexByte(entry.Path, '/')+1:]
+			depth = strings.Count(entry.Path, "/") + 1
+		}
+		if err := u.leave(depth); err != nil {
+			return err
+		}
+		switch entry.Type {
+		case Regular:
+			err = u.regular(name, entry)
+		case Directory:
+			err = u.directory(name, entry.Path)
+		case Symlink:
+			err = u.symlink(name, entry)
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// in is the directory that is being filled.
+func (u *unpacker) in() descriptor {
+	if len(u.dirs) == 0 {
+		return u.parent
+	}
+	return u.dirs[len(u.dirs)-1].fd
+}
+
+func (u *unpacker) regular(name string, entry *Entry) error {
+	fd, err := openAt(u.in(), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	if err != nil {
+		return u.failed("create", entry.Path, err)
+	}
+	if _, err := u.reader.WriteTo(fd); err != nil {
+		fd.Close()
+		if err == u.reader.err {
+			return err
+		}
+		return u.failed("write", entry.Path, err)
+	}
+	mode := uint32(0o444)
+	if entry.Executable {
+		mode = 0o555
+	}
+	return u.finish(fd, mode, name, entry.Path)
+}
+
+func (u *unpacker) directory(name, path string) error {
+	if err := unix.Mkdirat(int(u.in()), name, 0o700); err != nil {
+		return u.failed("mkdir", path, err)
+	}
+	fd, err := openAt(u.in(), name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return u.failed("open", path, err)
+	}
+	u.dirs = append(u.dirs, openDir{fd, name, path})
+	return nil
+}
+
+func (u *unpacker) symlink(name string, entry *Entry) error {
+	if err := unix.Symlinkat(entry.Target, int(u.in()), name); err != nil {
+		return u.failed("symlink", entry.Path, err)
+	}
+	return u.stamp(name, entry.Path)
+}
+
+// leave finishes directories until only so many are being filled.
+func (u *unpacker) leave(depth int) error {
+	for len(u.dirs) > depth {
+		d := u.dirs[len(u.dirs)-1]
+		u.dirs = u.dirs[:len(u.dirs)-1]
+		if err := u.finish(d.fd, 0o555, d.name, d.path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abandon closes the directories that an error has left open.
+func (u *unpacker) abandon() {
+	for _, d := range u.dirs {
+		d.fd.Close()
+	}
+}
+
+// finish closes a file or directory that has all it should have.
+func (u *unpacker) finish(fd descriptor, mode uint32, name, path string) error {
+	if err := unix.Fchmod(int(fd), mode); err != nil {
+		fd.Close()
+		return u.failed("chmod", path, err)
+	}
+	if err := fd.Close(); err != nil {
+		return u.failed("close", path, err)
+	}
+	return u.stamp(name, path)
+}
+
+// stamp sets the modification time of a file, directory or symlink that is in
+// the directory being filled.
+func (u *unpacker) stamp(name, path string) error {
+	times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: 1}}
+	if err := unix.UtimesNanoAt(int(u.in()), name, times[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return u.failed("utimensat", path, err)
+	}
+	return nil
+}
+
+func (u *unpacker) failed(op, path string, err error) error {
+	return &fs.PathError{Op: op, Path: filepath.Join(u.top, path), Err: err}
+}
