@@ -38,6 +38,7 @@ type narReader struct {
 	file  fileReader    // the file, as it is sent
 	plain io.ReadCloser // the NAR, decompressed
 	hash  hash.Hash     // of the NAR
+	addr  *addressCheck // if its content address is all that vouches for it
 	read  int64         // of the NAR, in bytes
 	err   error         // what Read returns from now on
 }
@@ -69,6 +70,11 @@ func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narRe
 		object.Body.Close()
 		return nil, fmt.Errorf("unpacking %s of %s: %w", ni.URL, ni.Path, err)
 	}
+	if ni.CA != "" && c.config.RequireSigs && !ni.SignedBy(c.config.PublicKeys) {
+		if ca, err := ni.CheckContentAddress(); err == nil {
+			r.addr = newAddressCheck(ca)
+		}
+	}
 	return r, nil
 }
 
@@ -92,6 +98,12 @@ func (r *narReader) Read(p []byte) (int, error) {
 	n, err := r.plain.Read(p)
 	r.hash.Write(p[:n])
 	r.read += int64(n)
+	if r.addr != nil && n > 0 {
+		if _, addrErr := r.addr.Write(p[:n]); addrErr != nil {
+			r.err = fmt.Errorf("%s in %s: %w", r.ni.Path, r.cache, addrErr)
+			return 0, r.err
+		}
+	}
 	switch {
 	case r.read > r.ni.NarSize:
 		n, r.err = 0, r.damaged("NarSize", r.ni.NarSize, "more")
@@ -125,6 +137,11 @@ func (r *narReader) finish() error {
 	if got := nix.SumHash(r.hash); got != ni.NarHash {
 		return r.damaged("NarHash", ni.NarHash, got)
 	}
+	if r.addr != nil {
+		if err := r.addr.finish(); err != nil {
+			return fmt.Errorf("%s in %s: %w", ni.Path, r.cache, err)
+		}
+	}
 	return io.EOF
 }
 
@@ -135,6 +152,9 @@ func (r *narReader) damaged(what string, want, got any) error {
 
 // Close gives up the request. It must be called.
 func (r *narReader) Close() error {
+	if r.addr != nil {
+		r.addr.abandon()
+	}
 	r.plain.Close()
 	return r.body.Close()
 }
