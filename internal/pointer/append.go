@@ -56,7 +56,7 @@ func (e *MovedError) Error() string {
 // other, the proposal may have become a generation or not; appending it again
 // is right in both cases.
 func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error) {
-	if err := p.writable(); err != nil {
+	if err := p.Writable(); err != nil {
 		return Outcome{}, err
 	}
 	proposal.Details.Run = rand.Text()
@@ -252,16 +252,22 @@ func (p *Pointer) keep(ctx context.Context, g Generation) error {
 	options := p.onlyIf(false, "")
 	options.ContentType, options.CacheControl = "application/json", "public, max-age=31536000, immutable"
 	key := p.config.Name.numberedKey(g.Number)
-	_, err = p.store.Put(ctx, key, bytes.NewReader(data), options)
-	if !errors.Is(err, blob.ErrPrecondition) {
+	if _, err = p.store.Put(ctx, key, bytes.NewReader(data), options); err == nil {
+		return nil
+	}
+	// It may be there all the same: kept by another writer, by a run that was
+	// killed, or just now, and only the answer was lost.
+	kept, readErr := p.readKept(ctx, g.Number)
+	switch {
+	case readErr == nil && kept.line(p.config.Name) == g.line(p.config.Name):
+		return nil
+	case !errors.Is(err, blob.ErrPrecondition):
 		return err
+	case readErr == nil:
+		return p.malformed(key, fmt.Errorf("generation %d is another one in the history", g.Number))
+	default:
+		return readErr
 	}
-	// Another writer, or a run that was killed, has kept it already.
-	kept, err := p.readKept(ctx, g.Number)
-	if err == nil && kept.line(p.config.Name) != g.line(p.config.Name) {
-		err = p.malformed(key, fmt.Errorf("generation %d is another one in the history", g.Number))
-	}
-	return err
 }
 
 // onlyIf returns the condition that an object is as it was read: absent, or of

@@ -163,8 +163,9 @@ func TestRefusals(t *testing.T) {
 		"no key to sign with": {signedBy(), can, "there is no key to sign pointer web-1", nil},
 		"no key to read with": {accepting(), can, "no key is accepted for pointer web-1", nil},
 		"no keys at all":      {func(c *Config) { c.PublicKeys, c.SigningKeys = nil, nil }, can, "there is no key to sign pointer web-1", nil},
-		"stranger's key":      {signedBy(strangers), can, "what stranger-1 signs could not be read back from pointer web-1 in memory:, which accepts cache.example.org-1", nil},
-		"namesake":            {signedBy(namesake), can, "what cache.example.org-1 signs could not be read back", nil},
+		"stranger's key":      {signedBy(strangers), can, "what the key stranger-1 signs could not be read back from pointer web-1 in memory:, which accepts cache.example.org-1", nil},
+		"stranger's key too":  {signedBy(ours, strangers), can, "what the key stranger-1 signs could not be read back", nil},
+		"namesake":            {signedBy(namesake), can, "what the key cache.example.org-1 signs could not be read back", nil},
 		"damaged key":         {func(c *Config) { signedBy(broken)(c); accepting(broken)(c) }, can, "could not be read back", nil},
 		"read only":           {nil, blob.Capabilities{}, "can't be moved", blob.ErrReadOnly},
 		"no conditions":       {nil, blob.Capabilities{Write: true}, "the store has no conditional writes", errors.ErrUnsupported},
@@ -522,7 +523,7 @@ func TestLaterSignaturesDoNotFit(t *testing.T) {
 	if outcome.Signed != 0 || len(outcome.Generation.Signatures) != 1 {
 		t.Errorf("got %+v", outcome)
 	}
-	if outcome := mustAppend(t, open(store, signedBy(ours, next)), "a"); outcome.Signed != 1 {
+	if outcome := mustAppend(t, open(store, signedBy(ours, next), accepting(ours, next)), "a"); outcome.Signed != 1 {
 		t.Errorf("one more doesn't fit: %+v", outcome)
 	}
 	wantGenerations(t, p, "1:a")
@@ -565,7 +566,7 @@ func TestDetailsAreKeptAsTheyWereSigned(t *testing.T) {
 	}
 	put(t, store, object, string(data))
 
-	mustAppend(t, open(store, signedBy(ours, next)), "b")
+	mustAppend(t, open(store, signedBy(ours, next), accepting(ours, next)), "b")
 	got, err := open(store, accepting(next)).Find(t.Context(), 1)
 	if err != nil {
 		t.Fatal(err)

@@ -89,25 +89,24 @@ func (p *Pointer) readable() error {
 	return nil
 }
 
-// writable returns an error if what would be written couldn't be read back, or
+// Writable returns an error if Append would refuse any proposal: because what it
+// writes could not be read back, or not be written safely. It makes no request.
 // not be written safely.
-func (p *Pointer) writable() error {
-	if err := p.readable(); err != nil && len(p.config.SigningKeys) > 0 {
-		return err
-	}
+func (p *Pointer) Writable() error {
 	if p.config.RequireSigs && len(p.config.SigningKeys) == 0 {
 		return hint.With(fmt.Errorf("there is no key to sign %s with", p),
 			"set signing_key or pointer_signing_key to a secret key (nix key generate-secret makes one), or write down require_sigs: false")
 	}
-	// Number 0 is nobody's, so this signature is of no use to anybody else.
-	probe, _ := Generation{}.signed(p.config.Name, p.config.SigningKeys)
-	if p.config.RequireSigs && !probe.Verify(p.config.Name, p.config.PublicKeys) {
-		var signers nix.Keys
-		for _, key := range p.config.SigningKeys {
-			signers = append(signers, key.Public())
+	if err := p.readable(); err != nil {
+		return err
+	}
+	for _, key := range p.config.SigningKeys {
+		// A signature of number 0, which is nobody's, is of no use elsewhere.
+		probe, _ := Generation{}.signed(p.config.Name, []nix.SecretKey{key})
+		if p.config.RequireSigs && !probe.Verify(p.config.Name, p.config.PublicKeys) {
+			return hint.With(fmt.Errorf("what the key %s signs could not be read back from %s, which accepts %s", key.Name(), p, p.config.PublicKeys.Names()),
+				"add its public half to pointer_public_keys; if a key of that name is there already, one of the two is not what it should be")
 		}
-		return hint.With(fmt.Errorf("what %s signs could not be read back from %s, which accepts %s", signers.Names(), p, p.config.PublicKeys.Names()),
-			"add the public half of the signing key to pointer_public_keys; if a key of that name is there, it is another key or damaged")
 	}
 	switch can := p.store.Capabilities(); {
 	case !can.Write:

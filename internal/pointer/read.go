@@ -60,7 +60,11 @@ func (p *Pointer) Find(ctx context.Context, number uint64) (Generation, error) {
 }
 
 func (p *Pointer) find(ctx context.Context, history *History, number uint64) (Generation, error) {
-	newest, _ := history.Newest()
+	newest, exists := history.Newest()
+	if !exists {
+		return Generation{}, hint.With(fmt.Errorf("generation %d of %s, which has never been put: %w", number, p, ErrGone),
+			"put it first; if it was there before, somebody has deleted it, or the source names another cache or pointer now")
+	}
 	if number > newest.Number {
 		return Generation{}, hint.With(fmt.Errorf("generation %d of %s: the newest is %d: %w", number, p, newest.Number, ErrGone),
 			"numbers never fall: if it was there before, somebody has deleted the pointer or put back an old copy")
