@@ -27,14 +27,17 @@ type Store struct {
 }
 
 // NewStore makes an empty store that is removed when the test ends. It builds
-// in Nix's sandbox, knows no caches, and asks for signatures as every Nix does.
+// in Nix's sandbox, knows no caches, and wants signatures as every Nix does.
 func (n *Nix) NewStore(t testing.TB) *Store {
 	t.Helper()
-	dir := TempDir(t)
-	s := &Store{Nix: n, Dir: filepath.Join(dir, "root"), home: filepath.Join(dir, "home")}
-	if err := os.Mkdir(s.home, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	return n.OpenStore(t, filepath.Join(TempDir(t), "root"))
+}
+
+// OpenStore is the store, made by anybody, whose files are below dir; its
+// settings are those of NewStore.
+func (n *Nix) OpenStore(t testing.TB, dir string) *Store {
+	t.Helper()
+	s := &Store{Nix: n, Dir: dir, home: t.TempDir()}
 	s.Configure(t, n.conf+`sandbox = true
 sandbox-paths =
 build-users-group =
