@@ -1,0 +1,166 @@
+// Package e2e breaks the promises of this project, or tries to: with the
+// programs as they are shipped, in processes that are killed, raced and watched,
+// on a cache in a directory, with stock Nix as the judge.
+//
+// What one process can see is tested beside the code; here is what only shows
+// between processes.
+package e2e_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+)
+
+var programs string // the directory of check, in and out
+
+func TestMain(m *testing.M) {
+	os.Exit(func() int {
+		dir, err := os.MkdirTemp("", "programs")
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		defer os.RemoveAll(dir)
+		if programs, err = filepath.EvalSymlinks(dir); err == nil {
+			err = build("", programs)
+		}
+		if err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 1
+		}
+		return m.Run()
+	}())
+}
+
+// build compiles the programs as the Makefile does, for an architecture or, "",
+// that of this machine.
+func build(arch, dir string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "../../cmd/...")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
+	if arch != "" {
+		cmd.Env = append(cmd.Env, "GOARCH="+arch)
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the programs: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// A rig is a cache, a pointer in it, one who may publish there, and the store
+// and the sources that he publishes from.
+type rig struct {
+	cache   string // directory
+	key     nixtest.Key
+	nix     *nixtest.Nix
+	store   *nixtest.Store
+	sources string
+}
+
+func newRig(t *testing.T, nix *nixtest.Nix) *rig {
+	t.Helper()
+	return &rig{
+		cache:   t.TempDir(),
+		key:     nixtest.NewKey(t, "cache.example.org-1"),
+		nix:     nix,
+		store:   nix.NewStore(t),
+		sources: nixtest.Sample(t),
+	}
+}
+
+// nextSystem changes the sample's config and builds it: a system of which
+// nothing is in the cache yet if all is true, else only three small paths.
+func (r *rig) nextSystem(t *testing.T, all bool) nix.StorePath {
+	t.Helper()
+	config := filepath.Join(r.sources, "config")
+	file := filepath.Join(config, "motd")
+	if all {
+		file = filepath.Join(config, "busybox", "busybox") // a program runs with bytes after its end
+	}
+	f, err := os.OpenFile(file, os.O_APPEND|os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	if _, err := fmt.Fprintln(f, rand.Uint64()); err != nil {
+		t.Fatal(err)
+	}
+	return r.store.Build(t, config, "web-1")
+}
+
+type version struct {
+	Generation string `json:"generation"`
+	Path       string `json:"path"`
+}
+
+func (r *rig) publisher() map[string]any {
+	return map[string]any{"cache": "file://" + r.cache, "pointer": "web-1", "signing_key": r.key.Secret}
+}
+
+func (r *rig) follower() map[string]any {
+	return map[string]any{"cache": "file://" + r.cache, "pointer": "web-1", "trusted_public_keys": []string{r.key.Public}}
+}
+
+// call is a program, ready to start, with its request on stdin.
+func call(program, dir string, env []string, request map[string]any) *exec.Cmd {
+	text, err := json.Marshal(request)
+	if err != nil {
+		panic(err)
+	}
+	cmd := exec.Command(filepath.Join(programs, program), dir)
+	cmd.Env, cmd.Dir = env, "/"
+	cmd.Stdin = bytes.NewReader(text)
+	return cmd
+}
+
+// answer runs a program to its end and decodes what it says.
+func answer[T any](cmd *exec.Cmd) (T, error) {
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	var value T
+	if err := cmd.Run(); err != nil {
+		return value, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, stderr.String())
+	}
+	if err := json.Unmarshal([]byte(stdout.String()), &value); err != nil {
+		return value, fmt.Errorf("%s printed %q: %w", filepath.Base(cmd.Path), stdout.String(), err)
+	}
+	return value, nil
+}
+
+// out is a put of a path that the store has.
+func (r *rig) out(path nix.StorePath) *exec.Cmd {
+	return call("out", r.sources, r.store.Env(), map[string]any{
+		"source": r.publisher(),
+		"params": map[string]any{"store_path": path.String()},
+	})
+}
+
+func (r *rig) check(given *version) *exec.Cmd {
+	return call("check", "", []string{}, map[string]any{"source": r.follower(), "version": given})
+}
+
+func (r *rig) in(dir string, v version) *exec.Cmd {
+	return call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v})
+}
+
+type put struct{ Version version }
+
+// must is the value, or the end of the test.
+func must[T any](t *testing.T) func(T, error) T {
+	return func(value T, err error) T {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return value
+	}
+}

@@ -1,0 +1,115 @@
+package e2e_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+)
+
+// What we push, each Nix realises, asking for signatures; and what in restores
+// is, for each Nix, what was pushed: every path with its hash, size, references,
+// deriver, content address and a signature.
+func TestStockNixReadsWhatWePush(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		r := newRig(t, n)
+		for _, path := range []nix.StorePath{
+			r.nextSystem(t, false),
+			r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all"),
+		} {
+			v := must[put](t)(answer[put](r.out(path))).Version
+			pushed := unsigned(r.store.Closure(t, path))
+			nixtest.Each(t, func(t *testing.T, reader *nixtest.Nix) {
+				if diff := cmp.Diff(pushed, unsigned(realise(t, r.cache, r.key, reader, v.Path))); diff != "" {
+					t.Errorf("what Nix realises from the cache (-pushed +realised):\n%s", diff)
+				}
+				checkRestored(t, r, reader, v, pushed)
+
+				dir := nixtest.TempDir(t)
+				get := call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v, "params": map[string]string{"format": "cache"}})
+				must[put](t)(answer[put](get))
+				if diff := cmp.Diff(pushed, unsigned(realise(t, filepath.Join(dir, "cache"), r.key, reader, v.Path))); diff != "" {
+					t.Errorf("what Nix realises from the cache that in made (-pushed +realised):\n%s", diff)
+				}
+			})
+		}
+	})
+}
+
+// What each Nix pushes, in whichever compression, in restores, with or without
+// a manifest, and with narinfos that don't say what the file is.
+func TestWeReadWhatStockNixPushes(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, writer *nixtest.Nix) {
+		r := newRig(t, writer)
+		path := r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all")
+		pushed := unsigned(r.store.Closure(t, path))
+		key := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(key, []byte(r.key.Secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		for _, compression := range []string{"xz", "zstd", "bzip2", "none"} {
+			t.Run(compression, func(t *testing.T) {
+				r.cache = t.TempDir()
+				r.store.Run(t, "nix", "copy", "--to", fmt.Sprintf("file://%s?compression=%s&secret-key=%s", r.cache, compression, key), path.String())
+				before := narinfos(t, r.cache)
+				v := must[put](t)(answer[put](r.out(path))).Version
+				if diff := cmp.Diff(before, narinfos(t, r.cache)); diff != "" {
+					t.Errorf("a put of what is there has changed it (-before +after):\n%s", diff)
+				}
+				checkRestored(t, r, writer, v, pushed)
+
+				if err := os.RemoveAll(filepath.Join(r.cache, "closures")); err != nil {
+					t.Fatal(err)
+				}
+				fileHash := regexp.MustCompile(`(?m)^File(Hash|Size): .*\n`)
+				for name, text := range before {
+					if err := os.WriteFile(name, []byte(fileHash.ReplaceAllString(text, "")), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				checkRestored(t, r, writer, v, pushed)
+			})
+		}
+	})
+}
+
+// checkRestored gets a version and compares what a Nix finds with what was
+// pushed.
+func checkRestored(t *testing.T, r *rig, reader *nixtest.Nix, v version, pushed []nix.PathInfo) {
+	t.Helper()
+	dir := nixtest.TempDir(t)
+	must[put](t)(answer[put](r.in(dir, v)))
+	got := restored(t, reader, dir, v.Path)
+	if diff := cmp.Diff(pushed, unsigned(got)); diff != "" {
+		t.Errorf("what in restored (-pushed +restored):\n%s", diff)
+	}
+	key, err := nix.ParsePublicKey(r.key.Public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, info := range got {
+		if !info.SignedBy(nix.Keys{key}) {
+			t.Errorf("%s was restored without its signature", info.Path)
+		}
+	}
+}
+
+// narinfos are the texts of all the narinfos in a cache, by file.
+func narinfos(t *testing.T, cache string) map[string]string {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(cache, "*.narinfo"))
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no narinfos in %s: %v", cache, err)
+	}
+	texts := map[string]string{}
+	for _, file := range files {
+		texts[file] = string(must[[]byte](t)(os.ReadFile(file)))
+	}
+	return texts
+}
