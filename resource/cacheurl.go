@@ -27,8 +27,7 @@ type cacheURL struct {
 
 // parseCacheURL parses a cache's URL with the parameters that Nix documents for
 // binary caches ("nix help-stores"). What it doesn't know it refuses. Its errors
-// quote neither the URL nor what follows a parameter's name in vain: a password
-// may be in it.
+// don't quote the URL: a password may be in it.
 func parseCacheURL(s string) (cacheURL, error) {
 	u, err := url.Parse(strings.TrimSpace(s))
 	if err != nil || u.Scheme == "" {
@@ -77,7 +76,7 @@ func unknownParameter(name, scheme string) error {
 // s3Parameters are left to the store.
 var s3Parameters = []string{
 	"addressing-style", "buffer-size", "endpoint", "multipart-chunk-size", "multipart-threshold",
-	"multipart-upload", "profile", "region", "scheme",
+	"multipart-upload", "profile", "region", "scheme", "storage-class",
 }
 
 // cacheParameters are those of every cache.

@@ -7,6 +7,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"unicode"
 
 	"golang.org/x/term"
 
@@ -88,8 +89,15 @@ func (c *Console) overwrite(text string) {
 	c.width = len(text)
 }
 
-// line prints a line, its label in colour.
+// line prints a line, its label in colour. What a text quotes may come from
+// anywhere, so it doesn't get to control a terminal.
 func (c *Console) line(label, colour, text string) {
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.live && label != "" {

@@ -21,7 +21,7 @@ func speak(c *Console) {
 	c.Say("said %d", 1)
 	c.overwrite("gone")
 	c.overwrite("")
-	c.Warn("odd")
+	c.Warn("odd\x1b[2J\r")
 	c.Fail(mistakes{
 		hint.With(errors.New("first"), "do this"),
 		fmt.Errorf("second: %w", errors.New("reason")),
@@ -31,7 +31,7 @@ func speak(c *Console) {
 func TestConsolePlain(t *testing.T) {
 	var b strings.Builder
 	speak(&Console{w: &b})
-	want := "building\nsaid 1\nwarning: odd\nerror: first\nhint: do this\nerror: second: reason\n"
+	want := "building\nsaid 1\nwarning: odd�[2J�\nerror: first\nhint: do this\nerror: second: reason\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -48,7 +48,7 @@ func TestConsoleLive(t *testing.T) {
 		"\r    \rsaid 1\n",
 		"gone",
 		"\r    \r",
-		yellow + "warning: " + plain + "odd\n",
+		yellow + "warning: " + plain + "odd�[2J�\n",
 		red + "error: " + plain + "first\n",
 		cyan + "hint: " + plain + "do this\n",
 		red + "error: " + plain + "second: reason\n",

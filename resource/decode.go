@@ -15,8 +15,8 @@ import (
 
 // A request is what Concourse writes to a program's stdin: one JSON object with
 // a source, perhaps a version and params. All mistakes in it are collected, so
-// that a person hears of them at once. They name keys and kinds of values,
-// never the value: it may be a secret.
+// that a person hears of them at once. They name keys and kinds of values; only
+// a parser that knows that its value is no secret quotes it.
 type request struct {
 	fields   map[string]json.RawMessage
 	mistakes mistakes

@@ -22,6 +22,10 @@ func openDestination(dir string) (destination, error) {
 	if dir == "" {
 		return destination{}, hint.With(errors.New("no destination was given"), "usage: in <empty directory>")
 	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return destination{}, err
+	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return destination{}, fmt.Errorf("opening the destination: %w", err)

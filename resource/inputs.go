@@ -26,6 +26,13 @@ type inputs struct {
 }
 
 func openInputs(dir string) (*inputs, error) {
+	if dir == "" {
+		return nil, hint.With(errors.New("no sources were given"), "usage: out <directory of inputs>")
+	}
+	dir, err := filepath.Abs(dir)
+	if err != nil {
+		return nil, err
+	}
 	root, err := os.OpenRoot(dir)
 	if err != nil {
 		return nil, fmt.Errorf("opening the sources: %w", err)

@@ -1,8 +1,12 @@
 package resource
 
 import (
+	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 )
@@ -37,4 +41,38 @@ func TestFormatBytes(t *testing.T) {
 			t.Errorf("%d: got %q, want %q", n, got, want)
 		}
 	}
+}
+
+// The line is drawn every second, replaces itself, and is gone in the end.
+func TestDrawProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b strings.Builder
+		m := new(cache.Meter)
+		m.TotalPaths.Store(2)
+		m.TotalBytes.Store(2000)
+		stop := drawProgress(&Console{w: &b, live: true}, "pushing", m)
+		time.Sleep(1500 * time.Millisecond) // of the test's own clock
+		m.DonePaths.Store(1)
+		m.DoneBytes.Store(1000)
+		time.Sleep(time.Second)
+		stop()
+		first, second := "pushing 0/2 paths, 0.0/2.0 KiB", "pushing 1/2 paths, 1.0/2.0 KiB, 500 B/s, 2s left"
+		blank := func(s string) string { return "\r" + strings.Repeat(" ", len(s)) + "\r" }
+		if diff := cmp.Diff(first+blank(first)+second+blank(second), b.String()); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}
+
+// Where nobody is watching, nothing is drawn.
+func TestDrawNoProgress(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b strings.Builder
+		stop := drawProgress(&Console{w: &b}, "pushing", new(cache.Meter))
+		time.Sleep(time.Minute)
+		stop()
+		if b.Len() > 0 {
+			t.Errorf("got %q", b.String())
+		}
+	})
 }

@@ -33,6 +33,15 @@ func decodeVersion(r *request) *Version {
 	}
 }
 
+// requireVersion takes the version of a request that must have one.
+func requireVersion(r *request) *Version {
+	v := decodeVersion(r)
+	if v == nil {
+		r.object("version").fail("", "missing")
+	}
+	return v
+}
+
 // names says whether v is the version of the generation that has this path.
 func (v *Version) names(path nix.StorePath) bool {
 	return v.Path.IsZero() || v.Path == path

@@ -1,0 +1,138 @@
+package resource
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+)
+
+// InParams are the params of a get.
+type InParams struct {
+	Format format
+}
+
+// format is in what form a get leaves a closure.
+type format string
+
+const (
+	formatRootfs format = "rootfs" // as a store with its database, in rootfs
+	formatCache  format = "cache"  // as a binary cache, in cache
+	formatNone   format = "none"   // not at all
+)
+
+// decodeInParams takes the params of a get.
+func decodeInParams(r *request) InParams {
+	o := r.object("params")
+	defer o.finish()
+	p := InParams{Format: cmp.Or(parsed(o, "format", parseFormat), formatRootfs)}
+	if o.flag("skip_download", false) {
+		p.Format = formatNone
+	}
+	return p
+}
+
+func parseFormat(s string) (format, error) {
+	switch f := format(s); f {
+	case formatRootfs, formatCache, formatNone:
+		return f, nil
+	}
+	return "", fmt.Errorf("want rootfs, cache or none, got %q", s)
+}
+
+// In fetches the closure of a generation, verified, into an empty directory. If
+// it fails it leaves the directory empty.
+func In(ctx context.Context, step Step) (answer any, err error) {
+	r, err := readRequest(step.Stdin)
+	if err != nil {
+		return nil, err
+	}
+	source, version, params := decodeSource(r), requireVersion(r), decodeInParams(r)
+	if err := r.err(); err != nil {
+		return nil, err
+	}
+	dest, err := openDestination(step.Dir)
+	if err != nil {
+		return nil, err
+	}
+	store, err := source.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+
+	// Which closure is it?
+	generation, err := source.pointer(store).Find(ctx, version.Generation)
+	if err != nil {
+		return nil, err
+	}
+	if !version.names(generation.Path) {
+		return nil, hint.With(fmt.Errorf("generation %d of %s is %s, not %s", generation.Number, source.Pointer, generation.Path, version.Path),
+			"the version is one of another history: the pointer was deleted and begun again")
+	}
+	from := source.cache(store)
+	closure, err := from.Closure(ctx, generation.Path)
+	if err != nil {
+		return nil, err
+	}
+	if got := closure.RootInfo().NarHash; got != generation.NarHash {
+		return nil, hint.With(fmt.Errorf("%s in %s is not what generation %d was: its NarHash is %s, and was %s", generation.Path, from, generation.Number, got, generation.NarHash),
+			"somebody has replaced it in the cache: find out who, before anything runs it")
+	}
+
+	// Fetch it, and say what it is.
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, dest.clear())
+		}
+	}()
+	if err := fetch(ctx, step.Console, from, closure, params.Format, dest); err != nil {
+		return nil, err
+	}
+	document, err := json.MarshalIndent(generation, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	infos := closure.Infos()
+	for _, file := range []struct{ name, content string }{
+		{"path", generation.Path.String() + "\n"},
+		{"generation", strconv.FormatUint(generation.Number, 10) + "\n"},
+		{"pointer", string(source.Pointer) + "\n"},
+		{"store-paths", nixstore.StorePaths(infos)},
+		{"registration", nixstore.Registration(infos)},
+		{"total-nar-size", strconv.FormatInt(closure.NarSize(), 10) + "\n"},
+		{resultFile, string(document) + "\n"},
+	} {
+		if err := dest.write(file.name, file.content); err != nil {
+			return nil, err
+		}
+	}
+
+	return Answer{*version, describe(source.Pointer, generation)}, nil
+}
+
+// fetch leaves the closure in the destination, in that format.
+func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *cache.Closure, f format, dest destination) error {
+	meter := new(cache.Meter)
+	defer drawProgress(console, "fetching", meter)()
+	switch f {
+	case formatRootfs:
+		root, err := nixstore.CreateRoot(dest.path("rootfs"))
+		if err != nil {
+			return err
+		}
+		if err := from.Fetch(ctx, closure, root, meter); err != nil {
+			return err
+		}
+		return root.Register(ctx, closure.Infos())
+	case formatCache:
+		return from.Copy(ctx, closure, blob.NewDirectory(dest.path("cache")), meter)
+	}
+	return nil
+}
