@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
@@ -45,11 +44,6 @@ const (
 	maxNumber = 1<<53 - 1 // what every JSON parser reads exactly
 	maxSystem = 64        // bytes
 )
-
-// Expired says whether nobody should start to follow g any more at that time.
-func (g Generation) Expired(now time.Time) bool {
-	return g.Expires != 0 && now.Unix() >= g.Expires
-}
 
 // UnmarshalJSON reads a generation and ignores the fields that it doesn't know.
 func (g *Generation) UnmarshalJSON(data []byte) error {

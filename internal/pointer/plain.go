@@ -39,7 +39,8 @@ func (p *Pointer) readPlain(ctx context.Context) (plainCopy, error) {
 // The copy is read before the history, and replaced only if it is still what
 // was read. So a writer that was slow, or is killed halfway, can't put an older
 // path over a newer one; and since each writer looks at the history again after
-// it has written the copy, the last one leaves them in agreement.
+// it has written the copy, the last one leaves them in agreement. (That look is
+// needed also where there are no conditions, or no ETag to make one of.)
 func (p *Pointer) settle(ctx context.Context, history *History) (*History, error) {
 	plain, err := p.readPlain(ctx)
 	if err != nil {
@@ -69,7 +70,7 @@ func (p *Pointer) settle(ctx context.Context, history *History) (*History, error
 		}
 		before := plain
 		if plain, err = p.readPlain(ctx); err != nil {
-			return nil, errors.Join(failure, err)
+			return nil, fmt.Errorf("%w; then, looking whether it was written: %w", failure, err)
 		}
 		if err := p.again(ctx, &tries, failure, plain != before); err != nil {
 			return nil, err

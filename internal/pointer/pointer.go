@@ -91,7 +91,6 @@ func (p *Pointer) readable() error {
 
 // Writable returns an error if Append would refuse any proposal: because what it
 // writes could not be read back, or not be written safely. It makes no request.
-// not be written safely.
 func (p *Pointer) Writable() error {
 	if p.config.RequireSigs && len(p.config.SigningKeys) == 0 {
 		return hint.With(fmt.Errorf("there is no key to sign %s with", p),
