@@ -151,7 +151,7 @@ func ReadAll(ctx context.Context, s Store, key string, limit int64, opts GetOpti
 	}
 	data, err := io.ReadAll(io.LimitReader(object.Body, limit+1))
 	if err != nil {
-		return nil, object.Info, fmt.Errorf("reading %s of %s: %w", key, s, err)
+		return nil, object.Info, err
 	}
 	if int64(len(data)) > limit {
 		return nil, object.Info, &TooLargeError{key, limit}

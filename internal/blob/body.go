@@ -2,21 +2,22 @@ package blob
 
 import (
 	"context"
-	"fmt"
 	"io"
 )
 
-// A body is the Object.Body of a source whose length is known: it yields
-// exactly remaining bytes, or fails.
+// A body is the Object.Body of a source that doesn't break: it yields exactly
+// remaining bytes, or fails.
 type body struct {
 	ctx       context.Context
+	store     Store
+	key       string
 	source    io.ReadCloser
 	remaining int64
 }
 
 func (b *body) Read(p []byte) (int, error) {
 	if err := b.ctx.Err(); err != nil {
-		return 0, err
+		return 0, failed("reading", b.key, b.store, err)
 	}
 	if b.remaining == 0 {
 		return 0, io.EOF
@@ -24,7 +25,10 @@ func (b *body) Read(p []byte) (int, error) {
 	n, err := b.source.Read(p[:min(int64(len(p)), b.remaining)])
 	b.remaining -= int64(n)
 	if err == io.EOF && b.remaining > 0 {
-		return n, fmt.Errorf("%w: the last %d bytes are missing", io.ErrUnexpectedEOF, b.remaining)
+		err = io.ErrUnexpectedEOF
+	}
+	if err != nil && err != io.EOF {
+		err = failed("reading", b.key, b.store, err)
 	}
 	return n, err
 }

@@ -96,7 +96,7 @@ func (d *Directory) get(ctx context.Context, key string, opts GetOptions) (*Obje
 		file.Close()
 		return nil, err
 	}
-	return &Object{info, &body{ctx, file, info.Size - opts.Offset}}, nil
+	return &Object{info, &body{ctx, d, key, file, info.Size - opts.Offset}}, nil
 }
 
 // Stat implements [Store].
@@ -348,7 +348,7 @@ var errStopped = errors.New("stopped")
 
 // list yields the objects below dir, which is empty or ends with a slash.
 func list(ctx context.Context, root *os.Root, dir, prefix string, yield func(Info, error) bool) error {
-	if dir != "" && !ValidKey(strings.TrimSuffix(dir, "/")) {
+	if !beginsKeys(dir) {
 		return nil
 	}
 	entries, err := fs.ReadDir(root.FS(), path.Clean(dir))

@@ -53,7 +53,7 @@ func (m *Memory) Get(ctx context.Context, key string, opts GetOptions) (*Object,
 		return nil, failed("reading", key, m, err)
 	}
 	rest := bytes.NewReader(object.data[opts.Offset:])
-	return &Object{object.info, &body{ctx, io.NopCloser(rest), rest.Size()}}, nil
+	return &Object{object.info, &body{ctx, m, key, io.NopCloser(rest), rest.Size()}}, nil
 }
 
 // Stat implements [Store].

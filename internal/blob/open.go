@@ -8,25 +8,41 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
-// Config is what a store needs besides its URL. The names in JSON are those of
-// the resource's source, which are those of Concourse's s3 resource.
+// Config is what a store needs besides its URL. Each field but Patience is a
+// key of the resource's source, under the name that hints call it by.
 type Config struct {
-	AccessKeyID                 string   `json:"access_key_id"`
-	SecretAccessKey             string   `json:"secret_access_key"`
-	SessionToken                string   `json:"session_token"`
-	AWSRoleARN                  string   `json:"aws_role_arn"`                    // a role to assume with the credentials above, or the chain's
-	EnableAWSCredsProviderChain bool     `json:"enable_aws_creds_provider_chain"` // use what the SDK finds in environment, files and metadata services
-	DisableSSL                  bool     `json:"disable_ssl"`                     // plain http to an S3 endpoint whose URL names no scheme
-	SkipSSLVerification         bool     `json:"skip_ssl_verification"`
-	CACerts                     []string `json:"ca_certs"`           // PEM, trusted in addition to the system's
-	SkipS3Checksums             bool     `json:"skip_s3_checksums"`  // for stores that refuse the SDK's checksum headers
-	ConditionalWrites           *bool    `json:"conditional_writes"` // false: there is only ever one writer; unset: find out whether the store can
+	// S3. Without credentials, requests are anonymous.
+	AccessKeyID                 string
+	SecretAccessKey             string
+	SessionToken                string
+	AWSRoleARN                  string // a role to assume with the credentials above, or those of the chain
+	EnableAWSCredsProviderChain bool   // use what the SDK finds in environment, files and metadata services
+	SkipS3Checksums             bool   // send no checksums beside the data, for stores that dislike them
+	ConditionalWrites           *bool  // false is the user's word that there is only one writer
+
+	// Web servers. At most one of these is needed.
+	Netrc       string // the text of a netrc file
+	BearerToken string // for the Authorization header
+
+	// Whatever is reached over the network.
+	DisableSSL          bool // plain http to an S3 endpoint whose URL doesn't say
+	SkipSSLVerification bool
+	CACerts             []string // in PEM, trusted besides the system's
+
+	Patience Patience // zero means DefaultPatience
 }
 
 // Open returns the store at a cache's URL as it stands in nix.conf. It makes
 // no request. Parameters of the URL that don't concern a store are ignored.
 func Open(ctx context.Context, u *url.URL, config Config) (Store, error) {
+	if config.Patience == (Patience{}) {
+		config.Patience = DefaultPatience
+	}
 	switch u.Scheme {
+	case "s3":
+		return openS3(ctx, u, config)
+	case "http", "https":
+		return openWeb(u, config)
 	case "file":
 		if u.Host != "" && u.Host != "localhost" || u.Path == "" {
 			return nil, hint.With(fmt.Errorf("the URL file://%s%s names no directory", u.Host, u.Path), "write file:///path/to/cache, with three slashes")

@@ -368,7 +368,7 @@ func testInvalidKeys(t *testing.T, store blob.Store) {
 	if got := list(t, store, ""); len(got) != 0 {
 		t.Errorf("something was written: %q", got)
 	}
-	for _, prefix := range []string{"..", "../", "/", "a/../", "\x00", blob.TempPrefix} {
+	for _, prefix := range []string{"../", "/", "a//", "a/../", "./", blob.TempPrefix + "a/"} {
 		if got := list(t, store, prefix); len(got) != 0 {
 			t.Errorf("prefix %q lists %q", prefix, got)
 		}
@@ -378,13 +378,14 @@ func testInvalidKeys(t *testing.T, store blob.Store) {
 // testFailingBody lets bodies fail at their beginning, soon, and after much
 // has been sent.
 func testFailingBody(t *testing.T, store blob.Store) {
-	broken := errors.New("the disk is gone")
 	old := put(t, store, "replaced", []byte("old"), blob.PutOptions{})
 	for _, size := range []int64{0, 10, large} {
 		for key, opts := range map[string]blob.PutOptions{"new": {}, "absent": {IfAbsent: true}, "replaced": {IfMatch: old.ETag}} {
-			body := io.MultiReader(uniform('x', size), iotest.ErrReader(broken))
-			_, err := store.Put(t.Context(), key, body, opts)
-			wantError(t, fmt.Sprintf("Put to %s of %d bytes and an error", key, size), err, broken)
+			for _, broken := range []error{errors.New("the disk is gone"), io.ErrUnexpectedEOF} {
+				body := io.MultiReader(uniform('x', size), iotest.ErrReader(broken))
+				_, err := store.Put(t.Context(), key, body, opts)
+				wantError(t, fmt.Sprintf("Put to %s of %d bytes and an error", key, size), err, broken)
+			}
 		}
 	}
 	wantNone(t, store, "new")
@@ -487,6 +488,7 @@ func readUniform(ctx context.Context, store blob.Store, key string, size int) er
 	return nil // the object was replaced meanwhile, and the reader was told
 }
 
+// testSnapshot replaces an object of which a part has been read.
 func testSnapshot(t *testing.T, store blob.Store) {
 	put(t, store, "object", bytes.Repeat([]byte{'o'}, large), blob.PutOptions{})
 	object, err := store.Get(t.Context(), "object", blob.GetOptions{})
@@ -497,7 +499,19 @@ func testSnapshot(t *testing.T, store blob.Store) {
 	if _, err := io.ReadFull(object.Body, make([]byte, 10)); err != nil {
 		t.Fatal(err)
 	}
-	put(t, store, "object", bytes.Repeat([]byte{'n'}, large), blob.PutOptions{})
+	replaced := make(chan error, 1)
+	go func() {
+		_, err := store.Put(t.Context(), "object", uniform('n', large), blob.PutOptions{})
+		replaced <- err
+	}()
+	select {
+	case err = <-replaced:
+	case <-time.After(time.Second): // MinIO lets the writer wait for the reader
+		defer func() { <-replaced }()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	rest, err := io.ReadAll(object.Body)
 	if i := bytes.IndexByte(rest, 'n'); i >= 0 {
 		t.Errorf("byte %d is of the new version", 10+i)

@@ -32,8 +32,9 @@ var transientStatus = []int{
 // status: CompleteMultipartUpload may put one into an answer with status 200.
 var transientCode = []string{
 	"InternalError",
-	"OperationAborted", // "a conflicting operation is currently in progress"
-	"RequestTimeout",   // with status 400: the body took too long to arrive
+	"ConditionalRequestConflict", // with status 409, like the next one
+	"OperationAborted",           // "a conflicting conditional operation is currently in progress"
+	"RequestTimeout",             // with status 400: the body took too long to arrive
 	"ServiceUnavailable",
 	"SlowDown",
 	"BadDigest", // with status 400: the body was damaged on its way

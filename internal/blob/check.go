@@ -2,8 +2,11 @@ package blob
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"path"
 	"strconv"
+	"strings"
 )
 
 // failed is the error of a Store's method: what it was doing to which object.
@@ -17,7 +20,7 @@ func failed(doing, key string, s Store, err error) error {
 // check is what every method does first.
 func check(ctx context.Context, key string) error {
 	if !ValidKey(key) {
-		return fmt.Errorf("the name is not valid")
+		return errors.New("the name is not valid")
 	}
 	return ctx.Err()
 }
@@ -28,4 +31,10 @@ func checkOffset(offset, size int64) error {
 		return fmt.Errorf("offset %d is outside of the object's %d bytes", offset, size)
 	}
 	return nil
+}
+
+// beginsKeys says whether there can be objects whose keys begin with prefix.
+func beginsKeys(prefix string) bool {
+	dir, _ := path.Split(prefix)
+	return dir == "" || ValidKey(strings.TrimSuffix(dir, "/"))
 }

@@ -1,0 +1,94 @@
+package blob
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/smithy-go"
+	smithyhttp "github.com/aws/smithy-go/transport/http"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+)
+
+// explain returns an error of the SDK, met when doing action with key, as one
+// that says what it means and what to do.
+func (s *S3) explain(err error, action, key string) error {
+	if err == nil {
+		return nil
+	}
+	var answer *smithyhttp.ResponseError
+	if !errors.As(err, &answer) || answer.Response == nil {
+		return explainConnection(err, s.location.server())
+	}
+	code, message := answer.Response.Status, ""
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		code, message = api.ErrorCode(), api.ErrorMessage()
+	}
+	explained := &remoteError{text: fmt.Sprintf("%s answers %d %s", s.location.server(), answer.HTTPStatusCode(), code), cause: err}
+	if message != "" && message != code {
+		explained.text += ": " + message
+	}
+	explained.kind = kindOf(answer.HTTPStatusCode(), code)
+	if advice := s.advice(answer, code, action, key, err); advice != "" {
+		return hint.With(explained, "%s", advice)
+	}
+	return explained
+}
+
+// advice says what to do about an answer of S3, if there is something.
+func (s *S3) advice(answer *smithyhttp.ResponseError, code, action, key string, err error) string {
+	header := answer.Response.Header
+	if region := header.Get("X-Amz-Bucket-Region"); region != "" && region != s.location.region {
+		return fmt.Sprintf("the bucket %s is in another region: write region=%s into the cache's URL", s.location.bucket, region)
+	}
+	switch code {
+	case "NoSuchBucket":
+		return fmt.Sprintf("there is no bucket %s at %s: create it, or correct its name, the endpoint or the region in the cache's URL", s.location.bucket, s.location.server())
+	case "PermanentRedirect", "TemporaryRedirect", "MovedPermanently", "AuthorizationHeaderMalformed", "IllegalLocationConstraintException":
+		return fmt.Sprintf("%s is not the region of the bucket %s: correct region=… in the cache's URL", s.location.region, s.location.bucket)
+	case "RequestTimeTooSkewed":
+		return fmt.Sprintf("set this machine's clock: it says %s, and the server's says %s", time.Now().UTC().Format(http.TimeFormat), header.Get("Date"))
+	case "InvalidAccessKeyId", "InvalidClientTokenId":
+		return fmt.Sprintf("%s doesn't know the access_key_id", s.location.server())
+	case "SignatureDoesNotMatch":
+		return "the secret_access_key doesn't belong to the access_key_id (or a proxy changes requests on their way)"
+	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
+		return "the session_token has expired: get new credentials"
+	case "InvalidToken":
+		return "the session_token doesn't belong to the access_key_id"
+	}
+	if code := answer.HTTPStatusCode(); code != http.StatusForbidden && code != http.StatusUnauthorized {
+		return ""
+	}
+	var operation *smithy.OperationError
+	for e := err; errors.As(e, &operation); e = operation.Err {
+		if operation.ServiceID == "STS" {
+			return fmt.Sprintf("allow the credentials sts:AssumeRole on %s, and the role to trust them", s.config.AWSRoleARN)
+		}
+	}
+	resource := "arn:aws:s3:::" + s.location.bucket
+	if action != "s3:ListBucket" {
+		resource += "/" + *s.objectKey(key)
+	}
+	advice := fmt.Sprintf("allow %s on %s", action, resource)
+	if _, anonymous := s.client.Options().Credentials.(aws.AnonymousCredentials); anonymous {
+		advice = fmt.Sprintf("the request was anonymous: set access_key_id and secret_access_key, or allow everybody %s on %s", action, resource)
+	}
+	if action == "s3:GetObject" {
+		advice += "; without s3:ListBucket on the bucket, S3 says the same of an object that doesn't exist"
+	}
+	return advice
+}
+
+// codeOf returns the error code of S3 that err is about, if any.
+func codeOf(err error) string {
+	var api smithy.APIError
+	if errors.As(err, &api) {
+		return api.ErrorCode()
+	}
+	return ""
+}

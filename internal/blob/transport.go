@@ -1,0 +1,97 @@
+package blob
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+)
+
+// Patience is how long a store that is reached over the network bears with it.
+type Patience struct {
+	Retry retry.Policy
+	Stall time.Duration // a connection on which nothing moves for so long is dead
+}
+
+// DefaultPatience leaves a server a minute to think, which some need to put a
+// large upload together.
+var DefaultPatience = Patience{Retry: retry.Default, Stall: time.Minute}
+
+// userAgent is how we introduce ourselves to servers.
+const userAgent = "nixos-closure"
+
+// newTransport returns the way to servers: by the proxy that the environment
+// names, trusting the system's certificate authorities and the configured ones.
+func newTransport(config Config) (http.RoundTripper, error) {
+	authorities, err := x509.SystemCertPool()
+	if err != nil {
+		authorities = x509.NewCertPool() // an image that has none
+	}
+	for i, pem := range config.CACerts {
+		if !authorities.AppendCertsFromPEM([]byte(pem)) {
+			return nil, hint.With(fmt.Errorf("number %d of ca_certs holds no certificate", i+1),
+				"a certificate in PEM begins with -----BEGIN CERTIFICATE-----")
+		}
+	}
+	dialer := &net.Dialer{Timeout: config.Patience.Stall}
+	return identified{&http.Transport{
+		Proxy: http.ProxyFromEnvironment,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			conn, err := dialer.DialContext(ctx, network, address)
+			if err != nil {
+				return nil, err
+			}
+			return impatient{conn, config.Patience.Stall}, nil
+		},
+		TLSClientConfig:       &tls.Config{RootCAs: authorities, InsecureSkipVerify: config.SkipSSLVerification},
+		TLSHandshakeTimeout:   config.Patience.Stall,
+		IdleConnTimeout:       config.Patience.Stall / 2,
+		ExpectContinueTimeout: time.Second,
+		MaxIdleConnsPerHost:   64,   // as many as we have requests in flight, to use them again
+		DisableCompression:    true, // what we read is hashed as it was stored
+		WriteBufferSize:       64 << 10,
+		ReadBufferSize:        64 << 10,
+	}}, nil
+}
+
+type identified struct{ next http.RoundTripper }
+
+func (t identified) RoundTrip(request *http.Request) (*http.Response, error) {
+	request = request.Clone(request.Context())
+	request.Header.Set("User-Agent", userAgent)
+	return t.next.RoundTrip(request)
+}
+
+// An impatient connection fails once nothing has moved on it, either way, for
+// the time of a stall. While a body is being sent, nobody is expected to
+// answer: so a write extends the time for the answer, too.
+type impatient struct {
+	net.Conn
+	stall time.Duration
+}
+
+func (c impatient) Read(p []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(c.stall)); err != nil {
+		return 0, err
+	}
+	return c.Conn.Read(p)
+}
+
+func (c impatient) Write(p []byte) (n int, err error) {
+	const chunk = 64 << 10 // small enough for a slow line to move in the time of a stall
+	for len(p) > 0 && err == nil {
+		if err := c.SetDeadline(time.Now().Add(c.stall)); err != nil {
+			return n, err
+		}
+		var written int
+		written, err = c.Conn.Write(p[:min(chunk, len(p))])
+		n, p = n+written, p[written:]
+	}
+	return n, err
+}
