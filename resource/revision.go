@@ -47,11 +47,11 @@ var commit = regexp.MustCompile(`^(?:[0-9a-f]{40}|[0-9a-f]{64})$`)
 // maxSymrefs is git's own limit on references to references.
 const maxSymrefs = 5
 
-// revisionOf returns the commit of the checkout that holds the file, which
-// lies in the directory sources. If it lies in none, but exactly one of the
+// revisionOf returns the commit of the checkout that holds the named file or
+// directory of the directory sources. If none does, but exactly one of the
 // inputs is a checkout, the commit is that one's.
-func revisionOf(sources, file string) string {
-	for dir := filepath.Dir(file); filepath.IsLocal(dir); dir = filepath.Dir(dir) {
+func revisionOf(sources, name string) string {
+	for dir := filepath.Clean(name); filepath.IsLocal(dir); dir = filepath.Dir(dir) {
 		if r := revision(filepath.Join(sources, dir)); r != "" {
 			return r
 		}

@@ -76,6 +76,7 @@ func TestRevisionOf(t *testing.T) {
 	}{
 		{"the checkout that the file is in", "config/hosts/web-1.nix", map[string]string{"config/.git/HEAD": a, "other/.git/HEAD": b}, a},
 		{"one inside the other", "config/vendor/x.nix", map[string]string{"config/.git/HEAD": a, "config/vendor/.git/HEAD": b}, b},
+		{"a directory that is a checkout", "config", map[string]string{"config/.git/HEAD": a, "other/.git/HEAD": b}, a},
 		{"a task's output, made from the only checkout", "built/result", map[string]string{"config/.git/HEAD": a}, a},
 		{"a literal path", "", map[string]string{"config/.git/HEAD": a}, a},
 		{"which of them can't be told", "built/result", map[string]string{"config/.git/HEAD": a, "other/.git/HEAD": b}, ""},

@@ -20,9 +20,9 @@ import (
 // A Source is the source of a resource in a pipeline: which pointer of which
 // cache, and whom to trust. README.md says what each key means.
 type Source struct {
-	Cache       cacheURL
-	Credentials blob.Config
-	Pointer     pointer.Name
+	Cache   cacheURL
+	Access  blob.Config
+	Pointer pointer.Name
 
 	SigningKeys        []nix.SecretKey // of paths
 	PublicKeys         nix.Keys        // trusted for paths; the public halves of SigningKeys are among them
@@ -43,17 +43,19 @@ func decodeSource(r *request) Source {
 	s := Source{
 		Cache:   parsed(o, "cache", parseCacheURL),
 		Pointer: parsed(o, "pointer", pointer.ParseName),
-		Credentials: blob.Config{
+		Access: blob.Config{
 			AccessKeyID:                 o.text("access_key_id"),
 			SecretAccessKey:             o.text("secret_access_key"),
 			SessionToken:                o.text("session_token"),
 			AWSRoleARN:                  o.text("aws_role_arn"),
 			EnableAWSCredsProviderChain: o.flag("enable_aws_creds_provider_chain", false),
+			SkipS3Checksums:             o.flag("skip_s3_checksums", false),
+			ConditionalWrites:           o.optionalFlag("conditional_writes"),
+			Netrc:                       o.text("netrc"),
+			BearerToken:                 o.text("bearer_token"),
 			DisableSSL:                  o.flag("disable_ssl", false),
 			SkipSSLVerification:         o.flag("skip_ssl_verification", false),
 			CACerts:                     o.texts("ca_certs"),
-			SkipS3Checksums:             o.flag("skip_s3_checksums", false),
-			ConditionalWrites:           o.optionalFlag("conditional_writes"),
 		},
 		SigningKeys:        keys(o, "signing_key", nix.ParseSecretKey),
 		PublicKeys:         keys(o, "trusted_public_keys", nix.ParsePublicKey),
@@ -73,7 +75,7 @@ func decodeSource(r *request) Source {
 
 // open returns the store of bytes that the cache and the pointer are in.
 func (s *Source) open(ctx context.Context) (blob.Store, error) {
-	store, err := blob.Open(ctx, s.Cache.store, s.Credentials)
+	store, err := blob.Open(ctx, s.Cache.store, s.Access)
 	if err != nil {
 		return nil, fmt.Errorf("source.cache: %w", err)
 	}
@@ -101,7 +103,7 @@ func (s *Source) pointer(store blob.Store) *pointer.Pointer {
 		RequireSigs:  s.RequireSigs,
 		SigningKeys:  s.PointerSigningKeys,
 		ExpiresAfter: s.ExpiresAfter,
-		SingleWriter: s.Credentials.ConditionalWrites != nil && !*s.Credentials.ConditionalWrites,
+		SingleWriter: s.Access.ConditionalWrites != nil && !*s.Access.ConditionalWrites,
 	})
 }
 
