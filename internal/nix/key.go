@@ -30,6 +30,10 @@ func ParseSecretKey(s string) (SecretKey, error) {
 	s = strings.TrimSpace(s)
 	key, err := signature.LoadSecretKey(s)
 	if err == nil {
+		if !halvesMatch(key) {
+			return SecretKey{}, hint.With(fmt.Errorf("the secret key %s is damaged: its halves don't belong together", key.ToPublicKey().Name),
+				"take it from where it was made, whole")
+		}
 		return SecretKey{key}, nil
 	}
 	if public, err := signature.ParsePublicKey(s); err == nil {
@@ -38,6 +42,14 @@ func ParseSecretKey(s string) (SecretKey, error) {
 	}
 	return SecretKey{}, hint.With(errors.New("this is not a secret key of Nix: want <name>:<base64 of 64 bytes>"),
 		"make one with: nix key generate-secret --key-name cache.example.org-1")
+}
+
+// halvesMatch says whether what key signs can be verified by its public half,
+// which is stored beside the secret one.
+func halvesMatch(key signature.SecretKey) bool {
+	const probe = "nixos-closure"
+	sig, err := key.Sign(nil, probe)
+	return err == nil && key.ToPublicKey().Verify(probe, sig)
 }
 
 // Name is the key's name, as signatures carry it.
