@@ -146,11 +146,6 @@ func TestIfGenerationInARace(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	damaged := "cache.example.org-1:" + strings.Repeat("A", 86) + "=="
-	broken, err := nix.ParseSecretKey(damaged)
-	if err != nil {
-		t.Fatal(err)
-	}
 	memory := blob.NewMemory()
 	mustAppend(t, open(memory), "a")
 	var requests int
@@ -166,7 +161,6 @@ func TestRefusals(t *testing.T) {
 		"stranger's key":      {signedBy(strangers), can, "what the key stranger-1 signs could not be read back from pointer web-1 in memory:, which accepts cache.example.org-1", nil},
 		"stranger's key too":  {signedBy(ours, strangers), can, "what the key stranger-1 signs could not be read back", nil},
 		"namesake":            {signedBy(namesake), can, "what the key cache.example.org-1 signs could not be read back", nil},
-		"damaged key":         {func(c *Config) { signedBy(broken)(c); accepting(broken)(c) }, can, "could not be read back", nil},
 		"read only":           {nil, blob.Capabilities{}, "can't be moved", blob.ErrReadOnly},
 		"no conditions":       {nil, blob.Capabilities{Write: true}, "the store has no conditional writes", errors.ErrUnsupported},
 	} {
