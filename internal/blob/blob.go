@@ -139,8 +139,19 @@ func (e *TooLargeError) Error() string {
 }
 
 // ReadAll reads the object at key into memory, or fails with a
-// [*TooLargeError], having read no more than limit bytes and one.
-func ReadAll(ctx context.Context, s Store, key string, limit int64, opts GetOptions) ([]byte, Info, error) {
+// [*TooLargeError], having read no more than limit bytes and one. If the object
+// is replaced while it is being read, it reads the new one.
+func ReadAll(ctx context.Context, s Store, key string, limit int64, opts GetOptions) (data []byte, info Info, err error) {
+	for range 5 {
+		data, info, err = readOnce(ctx, s, key, limit, opts)
+		if !errors.Is(err, errReplaced) {
+			break
+		}
+	}
+	return data, info, err
+}
+
+func readOnce(ctx context.Context, s Store, key string, limit int64, opts GetOptions) ([]byte, Info, error) {
 	object, err := s.Get(ctx, key, opts)
 	if err != nil {
 		return nil, Info{}, err

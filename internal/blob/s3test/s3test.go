@@ -175,10 +175,13 @@ func (s *Server) Bucket(t testing.TB) string {
 	return name
 }
 
-// Cache returns the URL, as in nix.conf, of a place in a bucket; a bucket is
-// "name" or "name/prefix".
-func (s *Server) Cache(bucket string) *url.URL {
-	u, err := url.Parse("s3://" + bucket + "?endpoint=" + url.QueryEscape(s.URL))
+// Cache returns the URL, as in nix.conf, of a cache in a bucket ("name" or
+// "name/prefix").
+func (s *Server) Cache(bucket string) *url.URL { return CacheAt(s.URL, bucket) }
+
+// CacheAt is Cache for those who reach the server by another URL.
+func CacheAt(endpoint, bucket string) *url.URL {
+	u, err := url.Parse("s3://" + bucket + "?endpoint=" + url.QueryEscape(endpoint))
 	if err != nil {
 		panic(err)
 	}
