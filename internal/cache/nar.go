@@ -84,8 +84,11 @@ func maxFileSize(ni *NarInfo) int64 {
 	if ni.FileSize > 0 {
 		return ni.FileSize
 	}
-	return ni.NarSize + ni.NarSize/16 + 1<<20
+	return plausibleFileSize(ni.NarSize)
 }
+
+// plausibleFileSize is what no compression of a NAR of that size exceeds.
+func plausibleFileSize(narSize int64) int64 { return narSize + narSize/16 + 1<<20 }
 
 func (r *narReader) Read(p []byte) (int, error) {
 	if r.err != nil {

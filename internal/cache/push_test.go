@@ -341,7 +341,7 @@ func TestPushOfDamagedStore(t *testing.T) {
 		s.nars[victim] = bytes
 		place := blob.NewMemory()
 		_, err := New(place, Config{}).Push(t.Context(), PushRequest{Root: root, Infos: s.closure(root), Source: s})
-		wantError(t, err, victim.String(), "the local store is damaged")
+		wantError(t, err, victim.String(), "NarHash")
 		if _, err := place.Stat(t.Context(), narinfoKey(victim)); !errors.Is(err, blob.ErrNotExist) {
 			t.Error("the damaged path became visible")
 		}

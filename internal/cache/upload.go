@@ -72,7 +72,7 @@ func (c *Cache) upload(ctx context.Context, source Source, infos []nix.PathInfo,
 		source:   source,
 		meter:    meter,
 		compress: compress,
-		reading:  semaphore.NewWeighted(int64(runtime.GOMAXPROCS(0) + 2)),
+		reading:  semaphore.NewWeighted(maxReading(source)),
 		buffered: semaphore.NewWeighted(maxBuffered),
 		writing:  semaphore.NewWeighted(maxLookups),
 		nodes:    make(map[nix.StorePath]*node, len(infos)),
@@ -126,6 +126,15 @@ func (c *Cache) upload(ctx context.Context, source Source, infos []nix.PathInfo,
 		sent = append(sent, n.narinfo)
 	}
 	return sent, nil
+}
+
+// maxReading is how many NARs are read side by side: what keeps all cores busy,
+// or what hides the round trips to another cache.
+func maxReading(source Source) int64 {
+	if _, ok := source.(*cacheSource); ok {
+		return maxFetches
+	}
+	return int64(runtime.GOMAXPROCS(0) + 2)
 }
 
 // settle notes that something that n waited for is there. When nothing is left,
@@ -249,24 +258,55 @@ func narOptions() blob.PutOptions {
 // dump writes the compressed NAR of a path to out and notes the file's hash and
 // size. It fails if the NAR is not what the source announced.
 func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer) error {
-	file, plain := newDigest(out), newDigest(nil)
-	compressed, err := u.compress.writer(file)
-	if err != nil {
-		return err
-	}
-	plain.w = compressed
-	err = u.source.DumpNAR(ctx, ni.Path, io.MultiWriter(plain, u.meter))
-	if closeErr := compressed.Close(); err == nil {
-		err = closeErr
+	file := newDigest(out)
+	var err error
+	if origin, ok := u.source.(*cacheSource); ok && origin.fits(&ni.PathInfo, ni.Compression) {
+		err = origin.dumpFile(ctx, ni.Path, file, u.meter)
+	} else {
+		err = u.compressNAR(ctx, ni, file)
 	}
 	if err != nil {
 		return err
-	}
-	if got := nix.SumHash(plain.hash); got != ni.NarHash || plain.size != ni.NarSize {
-		return hint.With(fmt.Errorf("the local store is damaged: its files have hash %s and size %d, its database says %s and %d",
-			got, plain.size, ni.NarHash, ni.NarSize),
-			"nix-store --verify --check-contents --repair finds and mends what is damaged")
 	}
 	ni.FileHash, ni.FileSize = nix.SumHash(file.hash), file.size
 	return nil
+}
+
+func (u *uploader) compressNAR(ctx context.Context, ni *NarInfo, out io.Writer) error {
+	compressed, err := u.compress.writer(out)
+	if err != nil {
+		return err
+	}
+	plain := newDigest(compressed)
+	err = u.source.DumpNAR(ctx, ni.Path, &capped{io.MultiWriter(plain, u.meter), ni.NarSize})
+	if closeErr := compressed.Close(); err == nil {
+		err = closeErr
+	}
+	switch got := nix.SumHash(plain.hash); {
+	case errors.Is(err, errTooLong):
+		err = fmt.Errorf("its files make a NAR of more than the %d bytes that it is said to have", ni.NarSize)
+	case err != nil:
+		return err
+	case plain.size != ni.NarSize:
+		err = fmt.Errorf("its files make a NAR of %d bytes, not of the %d that it is said to have", plain.size, ni.NarSize)
+	case got != ni.NarHash:
+		err = fmt.Errorf("its files have the NarHash %s, not %s, which they are said to have", got, ni.NarHash)
+	}
+	return hint.With(err, "the store that it comes from is damaged: there, nix-store --verify --check-contents --repair finds and mends it")
+}
+
+// capped fails when it is given more than n bytes: a small NAR is held in
+// memory, on its source's word that it is small.
+type capped struct {
+	w io.Writer
+	n int64
+}
+
+var errTooLong = errors.New("longer than announced")
+
+func (c *capped) Write(p []byte) (int, error) {
+	if c.n -= int64(len(p)); c.n < 0 {
+		return 0, errTooLong
+	}
+	return c.w.Write(p)
 }

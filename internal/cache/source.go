@@ -1,0 +1,54 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"io"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// Source returns the NARs of a closure of this cache, for pushing them into
+// another one. They are verified on the way. Where both caches have the same
+// compression, the files are handed over as they are.
+func (c *Cache) Source(closure *Closure) Source {
+	s := &cacheSource{c, make(map[nix.StorePath]*NarInfo, len(closure.Paths))}
+	for i := range closure.Paths {
+		s.narinfos[closure.Paths[i].Path] = &closure.Paths[i]
+	}
+	return s
+}
+
+type cacheSource struct {
+	cache    *Cache
+	narinfos map[nix.StorePath]*NarInfo
+}
+
+// DumpNAR implements Source.
+func (s *cacheSource) DumpNAR(ctx context.Context, path nix.StorePath, w io.Writer) error {
+	ni, ok := s.narinfos[path]
+	if !ok {
+		return fmt.Errorf("%s is not in the closure that comes from %s", path, s.cache)
+	}
+	r, err := s.cache.openNAR(ctx, ni, nil)
+	if err != nil {
+		return err
+	}
+	defer r.Close()
+	_, err = io.Copy(w, r)
+	return err
+}
+
+// fits says whether the file of a path can stand, as it is, in a cache of that
+// compression. A file that may be larger than any compression makes it can't:
+// who takes it as it is holds it in memory, as the file of a small NAR.
+func (s *cacheSource) fits(info *nix.PathInfo, compression string) bool {
+	ni, ok := s.narinfos[info.Path]
+	return ok && ni.Compression == compression && ni.NarHash == info.NarHash && ni.NarSize == info.NarSize &&
+		ni.FileSize <= plausibleFileSize(ni.NarSize)
+}
+
+// dumpFile writes the file of a path to w, and what it unpacks to, to progress.
+func (s *cacheSource) dumpFile(ctx context.Context, path nix.StorePath, w, progress io.Writer) error {
+	return s.cache.verifyNAR(ctx, s.narinfos[path], w, progress)
+}
