@@ -14,7 +14,7 @@ func failed(doing, key string, s Store, err error) error {
 	if !ValidKey(key) {
 		key = strconv.Quote(key)
 	}
-	return fmt.Errorf("%s %s of %s: %w", doing, key, s, err)
+	return fmt.Errorf("%s %s in %s: %w", doing, key, s, err)
 }
 
 // check is what every method does first.

@@ -2,9 +2,7 @@ package blob_test
 
 import (
 	"bytes"
-	"context"
 	"errors"
-	"fmt"
 	"io"
 	"io/fs"
 	"os"
@@ -24,58 +22,6 @@ import (
 
 func TestDirectory(t *testing.T) {
 	blobtest.Run(t, func(t *testing.T) blob.Store { return blob.NewDirectory(t.TempDir()) })
-}
-
-// The test binary is its own second process: with a role in its environment it
-// plays that in the directory that it is given, instead of testing.
-const roleVariable = "BLOB_TEST_ROLE"
-
-func TestMain(m *testing.M) {
-	switch role := os.Getenv(roleVariable); role {
-	case "":
-		os.Exit(m.Run())
-	case "increment": // as often as told
-		times, _ := strconv.Atoi(os.Args[2])
-		for range times {
-			exitOn(blobtest.Increment(context.Background(), blob.NewDirectory(os.Args[1]), "counter"))
-		}
-	case "write": // without end, each object of one byte's repetition, and say so
-		store := blob.NewDirectory(os.Args[1])
-		for i := 0; ; i++ {
-			data := bytes.Repeat([]byte{'a' + byte(i%26)}, 1<<20)
-			body := io.MultiReader(bytes.NewReader(data), announce{}, bytes.NewReader(data))
-			_, err := store.Put(context.Background(), fmt.Sprintf("dir/%d", i%3), body, blob.PutOptions{})
-			exitOn(err)
-			exitOn(blobtest.Increment(context.Background(), store, "counter"))
-		}
-	}
-}
-
-// announce is an empty part of a body, which says that it was reached.
-type announce struct{}
-
-func (announce) Read([]byte) (int, error) {
-	fmt.Println("writing")
-	return 0, io.EOF
-}
-
-func exitOn(err error) {
-	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		os.Exit(1)
-	}
-}
-
-func process(t *testing.T, role string, args ...string) *exec.Cmd {
-	t.Helper()
-	self, err := os.Executable()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd := exec.CommandContext(t.Context(), self, args...)
-	cmd.Env = append(os.Environ(), roleVariable+"="+role)
-	cmd.Stderr = os.Stderr
-	return cmd
 }
 
 func TestDirectoryBetweenProcesses(t *testing.T) {

@@ -54,7 +54,7 @@ func kindOf(status int, code string) error {
 // statusOf returns the HTTP status that err is about, or 0.
 func statusOf(err error) int {
 	var answer *smithyhttp.ResponseError
-	if errors.As(err, &answer) {
+	if errors.As(err, &answer) && answer.Response != nil {
 		return answer.HTTPStatusCode()
 	}
 	return 0

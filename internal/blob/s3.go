@@ -21,6 +21,7 @@ type S3 struct {
 	client     *s3.Client
 	location   s3Location
 	config     Config
+	anonymous  bool
 	conditions conditions
 	slots      chan struct{} // one for each part that is being uploaded beside another of its object
 }
@@ -62,11 +63,13 @@ func openS3(ctx context.Context, u *url.URL, config Config) (*S3, error) {
 	if location.endpoint != "" {
 		options.BaseEndpoint = &location.endpoint
 	}
+	_, anonymous := credentials.(aws.AnonymousCredentials)
 	return &S3{
-		client:   s3.New(options),
-		location: location,
-		config:   config,
-		slots:    make(chan struct{}, extraParts),
+		client:    s3.New(options),
+		location:  location,
+		config:    config,
+		anonymous: anonymous,
+		slots:     make(chan struct{}, extraParts),
 	}, nil
 }
 
@@ -130,6 +133,14 @@ func (s *S3) Stat(ctx context.Context, key string) (Info, error) {
 
 func (s *S3) stat(ctx context.Context, key string) (Info, error) {
 	info, _, err := s.head(ctx, key)
+	if status := statusOf(err); status/100 == 4 && status != http.StatusNotFound {
+		// The answer to a HEAD can't say why. That to a GET can.
+		if _, source, err := s.open(ctx, key, 0, "", ""); err != nil {
+			return Info{}, err
+		} else {
+			source.Close()
+		}
+	}
 	return info, err
 }
 

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/smithy-go"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
@@ -19,28 +19,33 @@ func (s *S3) explain(err error, action, key string) error {
 	if err == nil {
 		return nil
 	}
-	var answer *smithyhttp.ResponseError
-	if !errors.As(err, &answer) || answer.Response == nil {
+	status := statusOf(err)
+	if status == 0 {
 		return explainConnection(err, s.location.server())
 	}
-	code, message := answer.Response.Status, ""
+	code, message := http.StatusText(status), ""
 	var api smithy.APIError
-	if errors.As(err, &api) {
+	if errors.As(err, &api) && api.ErrorCode() != "" {
 		code, message = api.ErrorCode(), api.ErrorMessage()
 	}
-	explained := &remoteError{text: fmt.Sprintf("%s answers %d %s", s.location.server(), answer.HTTPStatusCode(), code), cause: err}
-	if message != "" && message != code {
-		explained.text += ": " + message
+	explained := &remoteError{
+		text:  fmt.Sprintf("%s answers %d %s", s.location.server(), status, code),
+		kind:  kindOf(status, code),
+		cause: err,
 	}
-	explained.kind = kindOf(answer.HTTPStatusCode(), code)
-	if advice := s.advice(answer, code, action, key, err); advice != "" {
+	if message != "" && message != http.StatusText(status) {
+		explained.text += ": " + strings.TrimSuffix(message, ".")
+	}
+	if advice := s.advice(err, code, action, key); advice != "" {
 		return hint.With(explained, "%s", advice)
 	}
 	return explained
 }
 
 // advice says what to do about an answer of S3, if there is something.
-func (s *S3) advice(answer *smithyhttp.ResponseError, code, action, key string, err error) string {
+func (s *S3) advice(err error, code, action, key string) string {
+	var answer *smithyhttp.ResponseError
+	errors.As(err, &answer)
 	header := answer.Response.Header
 	if region := header.Get("X-Amz-Bucket-Region"); region != "" && region != s.location.region {
 		return fmt.Sprintf("the bucket %s is in another region: write region=%s into the cache's URL", s.location.bucket, region)
@@ -58,10 +63,10 @@ func (s *S3) advice(answer *smithyhttp.ResponseError, code, action, key string, 
 		return "the secret_access_key doesn't belong to the access_key_id (or a proxy changes requests on their way)"
 	case "ExpiredToken", "ExpiredTokenException", "TokenRefreshRequired":
 		return "the session_token has expired: get new credentials"
-	case "InvalidToken":
+	case "InvalidToken", "InvalidTokenId":
 		return "the session_token doesn't belong to the access_key_id"
 	}
-	if code := answer.HTTPStatusCode(); code != http.StatusForbidden && code != http.StatusUnauthorized {
+	if kindOf(answer.HTTPStatusCode(), code) != ErrPermission {
 		return ""
 	}
 	var operation *smithy.OperationError
@@ -75,7 +80,7 @@ func (s *S3) advice(answer *smithyhttp.ResponseError, code, action, key string, 
 		resource += "/" + *s.objectKey(key)
 	}
 	advice := fmt.Sprintf("allow %s on %s", action, resource)
-	if _, anonymous := s.client.Options().Credentials.(aws.AnonymousCredentials); anonymous {
+	if s.anonymous {
 		advice = fmt.Sprintf("the request was anonymous: set access_key_id and secret_access_key, or allow everybody %s on %s", action, resource)
 	}
 	if action == "s3:GetObject" {

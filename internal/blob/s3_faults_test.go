@@ -61,7 +61,7 @@ func (f *faulty) want(ctx context.Context, key string, want []byte) error {
 }
 
 var (
-	smallObject = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)     // 1 MiB
+	smallObject = bytes.Repeat([]byte("0123456789abcdef"), 1<<16)    // 1 MiB
 	largeObject = bytes.Repeat([]byte("0123456789abcdef"), 9<<20/16) // two parts
 )
 

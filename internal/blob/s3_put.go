@@ -329,9 +329,9 @@ func (w *s3Write) ifNoneMatch() *string {
 	return nil
 }
 
-// checksum is kept by S3 beside the data. The SDK would send one itself, but
-// after the data and in an encoding that fewer stores understand; what guards
-// the data on its way is that the signature covers its hash.
+// checksum guards the data on its way, as the signature covers them only where
+// there is no TLS, and S3 keeps it beside them. The SDK would send it after the
+// data, in an encoding that fewer stores understand.
 func (w *s3Write) checksum(data []byte) *string {
 	if w.store.config.SkipS3Checksums {
 		return nil

@@ -10,11 +10,15 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/blobtest"
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/faultproxy"
 )
 
 // files is a web server's files: by path, as it comes in requests.
@@ -32,11 +36,16 @@ func (f files) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func webStore(t *testing.T, server *httptest.Server, path string, config blob.Config) blob.Store {
 	t.Helper()
-	u, err := url.Parse(server.URL + path)
+	return openStore(t, parse(t, server.URL+path), config)
+}
+
+func parse(t *testing.T, text string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return openStore(t, u, config)
+	return u
 }
 
 func TestWeb(t *testing.T) {
@@ -88,4 +97,93 @@ func TestWebWithoutRanges(t *testing.T) {
 	if string(got) != "456789" || err != nil || object.Size != -1 {
 		t.Errorf("got %q, size %d, error %v", got, object.Size, err)
 	}
+}
+
+// TestWebCredentials looks at where credentials go, and where not.
+func TestWebCredentials(t *testing.T) {
+	var asked []string // where, and with which credentials
+	record := func(r *http.Request) { asked = append(asked, r.URL.Path+" "+r.Header.Get("Authorization")) }
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		record(r)
+		io.WriteString(w, "contents")
+	}))
+	defer elsewhere.Close()
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		record(r)
+		switch r.URL.Path {
+		case "/moved/object":
+			http.Redirect(w, r, "/here", http.StatusFound)
+		case "/away/object":
+			http.Redirect(w, r, elsewhere.URL+"/there?signature=s1gnature", http.StatusFound)
+		case "/lost/object":
+			http.Redirect(w, r, "http://127.0.0.1:1/?signature=s1gnature", http.StatusFound)
+		case "/circle/object":
+			http.Redirect(w, r, r.URL.Path+"?signature=s1gnature", http.StatusFound)
+		case "/forbidden/object":
+			w.WriteHeader(http.StatusForbidden)
+		default:
+			io.WriteString(w, "contents")
+		}
+	}))
+	defer server.Close()
+	token := blob.Config{BearerToken: "s3cr3t"}
+	for _, test := range []struct {
+		path    string
+		config  blob.Config
+		want    []string
+		meaning error
+		advice  string // if it fails
+	}{
+		{"/here", blob.Config{}, []string{"/here/object "}, nil, ""},
+		{"/here", token, []string{"/here/object Bearer s3cr3t"}, nil, ""},
+		{"/here", blob.Config{Netrc: "machine 127.0.0.1 login user password pass"}, []string{"/here/object Basic dXNlcjpwYXNz"}, nil, ""},
+		{"/here", blob.Config{Netrc: "machine 127.0.0.2 login user password pass"}, []string{"/here/object "}, nil, ""},
+		{"/moved", token, []string{"/moved/object Bearer s3cr3t", "/here Bearer s3cr3t"}, nil, ""},
+		{"/away", token, []string{"/away/object Bearer s3cr3t", "/there "}, nil, ""},
+		{"/lost", token, []string{"/lost/object Bearer s3cr3t"}, nil, "nothing listens there"},
+		{"/forbidden", token, []string{"/forbidden/object Bearer s3cr3t"}, blob.ErrPermission, "is not accepted there"},
+		{"/forbidden", blob.Config{}, []string{"/forbidden/object "}, blob.ErrPermission, "set netrc or bearer_token"},
+	} {
+		asked = nil
+		test.config.Patience = quick
+		test.config.Patience.Retry.Budget = 0
+		_, _, err := blob.ReadAll(t.Context(), webStore(t, server, test.path, test.config), "object", 100, blob.GetOptions{})
+		if test.advice != "" {
+			wantExplained(t, err, test.meaning, test.advice, "s3cr3t", "s1gnature")
+		} else if err != nil {
+			t.Errorf("%s: %v", test.path, err)
+		}
+		if diff := cmp.Diff(test.want, asked); diff != "" {
+			t.Errorf("%s: asked for (-want +got)\n%s", test.path, diff)
+		}
+	}
+	_, err := webStore(t, server, "/circle", blob.Config{Patience: quick}).Get(t.Context(), "object", blob.GetOptions{})
+	wantExplained(t, err, nil, "", "s1gnature")
+
+	_, err = blob.Open(t.Context(), parse(t, "https://user:p4ss@cache.example.org"), blob.Config{})
+	wantExplained(t, err, nil, "put them into netrc", "p4ss")
+}
+
+// TestWebSurvivesFaults is TestS3SurvivesFaults for what a web server is asked.
+func TestWebSurvivesFaults(t *testing.T) {
+	server := httptest.NewServer(files{"/object": smallObject})
+	defer server.Close()
+	var all sync.WaitGroup
+	for _, fault := range faultproxy.Faults {
+		for _, operation := range []string{"GetObject", "HeadObject"} {
+			proxy := faultproxy.New(t, server.URL)
+			proxy.Play(fault, operation, 2)
+			store := openStore(t, parse(t, proxy.URL), blob.Config{Patience: quick})
+			all.Go(func() {
+				if info, err := store.Stat(t.Context(), "object"); err != nil || info.Size != int64(len(smallObject)) {
+					t.Errorf("%s, where %s: %+v, error %v", operation, fault, info, err)
+				}
+				data, _, err := blob.ReadAll(t.Context(), store, "object", 1<<30, blob.GetOptions{})
+				if err != nil || !bytes.Equal(smallObject, data) {
+					t.Errorf("%s, where %s: read %d bytes, error %v", operation, fault, len(data), err)
+				}
+			})
+		}
+	}
+	all.Wait()
 }
