@@ -9,9 +9,9 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
-// Roots lists the paths that no other path of the cache refers to, sorted. It
-// passes over derivations, which refer to what things are made of. It reads
-// every narinfo and verifies none; the store must be one that lists.
+// Roots lists the paths, sorted, that no other path of the cache refers to.
+// Derivations are not among them. It reads every narinfo and verifies none; the
+// store must be one that lists.
 func (c *Cache) Roots(ctx context.Context) ([]nix.StorePath, error) {
 	var paths []nix.StorePath
 	referred := map[nix.StorePath]bool{}
@@ -31,10 +31,9 @@ func (c *Cache) Roots(ctx context.Context) ([]nix.StorePath, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s in %s is not valid: %w", object.Key, c, err)
 		}
-		if strings.HasSuffix(ni.Path.Name(), ".drv") {
-			continue
+		if !strings.HasSuffix(ni.Path.Name(), ".drv") {
+			paths = append(paths, ni.Path)
 		}
-		paths = append(paths, ni.Path)
 		for _, ref := range ni.References {
 			referred[ref] = referred[ref] || ref != ni.Path
 		}

@@ -167,7 +167,8 @@ func TestRoots(t *testing.T) {
 	other := s.add(t, "other-1", "refers to itself")
 	s.set(t, other, "refers to itself", other)
 	push(t, New(place, Config{}), s, other)
-	recipe := s.add(t, "other-1.drv", "refers to what it is made of", root)
+	source := s.add(t, "source-1", "what other-1 is made of")
+	recipe := s.add(t, "other-1.drv", "how it is made", source)
 	push(t, New(place, Config{}), s, recipe)
 	write(t, place, "nar/"+strings.Repeat("0", 32)+".narinfo", "not one")
 
