@@ -54,8 +54,8 @@ func TestKilledOut(t *testing.T) {
 	}
 	t.Logf("%d of %d were done before they were killed, within %v", survived, kills, whole)
 
-	want := unsigned(r.store.Closure(t, path))
-	if diff := cmp.Diff(want, unsigned(realise(t, r.cache, r.key, r.nix, plain(t, r)))); diff != "" {
+	want := facts(r.store.Closure(t, path))
+	if diff := cmp.Diff(want, facts(realise(t, r.cache, r.key, r.nix, plain(t, r)))); diff != "" {
 		t.Errorf("what a host realises (-published +realised):\n%s", diff)
 	}
 	for _, g := range must[[]generation](t)(w.generations()) {
@@ -92,7 +92,7 @@ func TestKilledIn(t *testing.T) {
 			unfinished++
 			continue
 		}
-		if diff := cmp.Diff(unsigned(want), unsigned(restored(t, r.nix, dir, path.String()))); diff != "" {
+		if diff := cmp.Diff(facts(want), facts(restored(t, r.nix, dir, path.String()))); diff != "" {
 			t.Errorf("killed after %v it has generation.json, but not all of the closure (-want +got):\n%s", moment, diff)
 		}
 	}

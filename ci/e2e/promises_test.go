@@ -9,7 +9,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -216,11 +215,11 @@ func restored(t testing.TB, n *nixtest.Nix, dir, path string) []nix.PathInfo {
 	return closure
 }
 
-// unsigned is what two stores must agree on.
-func unsigned(infos []nix.PathInfo) []nix.PathInfo {
-	infos = slices.Clone(infos)
-	for i := range infos {
-		infos[i].Signatures = nil
+// facts are what all stores that have these paths must agree on.
+func facts(infos []nix.PathInfo) []string {
+	var lines []string
+	for _, info := range infos {
+		lines = append(lines, fmt.Sprintf("%s, deriver %q, content address %q", info.Fingerprint(), info.Deriver, info.CA))
 	}
-	return infos
+	return lines
 }

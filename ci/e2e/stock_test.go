@@ -19,24 +19,26 @@ import (
 func TestStockNixReadsWhatWePush(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
 		r := newRig(t, n)
-		for _, path := range []nix.StorePath{
-			r.nextSystem(t, false),
-			r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all"),
+		for name, path := range map[string]nix.StorePath{
+			"system":     r.nextSystem(t, false),
+			"edge-cases": r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all"),
 		} {
 			v := must[put](t)(answer[put](r.out(path))).Version
-			pushed := unsigned(r.store.Closure(t, path))
-			nixtest.Each(t, func(t *testing.T, reader *nixtest.Nix) {
-				if diff := cmp.Diff(pushed, unsigned(realise(t, r.cache, r.key, reader, v.Path))); diff != "" {
-					t.Errorf("what Nix realises from the cache (-pushed +realised):\n%s", diff)
-				}
-				checkRestored(t, r, reader, v, pushed)
+			pushed := facts(r.store.Closure(t, path))
+			t.Run(name, func(t *testing.T) {
+				nixtest.Each(t, func(t *testing.T, reader *nixtest.Nix) {
+					if diff := cmp.Diff(pushed, facts(realise(t, r.cache, r.key, reader, v.Path))); diff != "" {
+						t.Errorf("what Nix realises from the cache (-pushed +realised):\n%s", diff)
+					}
+					checkRestored(t, r, reader, v, pushed)
 
-				dir := nixtest.TempDir(t)
-				get := call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v, "params": map[string]string{"format": "cache"}})
-				must[put](t)(answer[put](get))
-				if diff := cmp.Diff(pushed, unsigned(realise(t, filepath.Join(dir, "cache"), r.key, reader, v.Path))); diff != "" {
-					t.Errorf("what Nix realises from the cache that in made (-pushed +realised):\n%s", diff)
-				}
+					dir := nixtest.TempDir(t)
+					get := call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v, "params": map[string]string{"format": "cache"}})
+					must[put](t)(answer[put](get))
+					if diff := cmp.Diff(pushed, facts(realise(t, filepath.Join(dir, "cache"), r.key, reader, v.Path))); diff != "" {
+						t.Errorf("what Nix realises from the cache that in made (-pushed +realised):\n%s", diff)
+					}
+				})
 			})
 		}
 	})
@@ -48,7 +50,7 @@ func TestWeReadWhatStockNixPushes(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, writer *nixtest.Nix) {
 		r := newRig(t, writer)
 		path := r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all")
-		pushed := unsigned(r.store.Closure(t, path))
+		pushed := facts(r.store.Closure(t, path))
 		key := filepath.Join(t.TempDir(), "key")
 		if err := os.WriteFile(key, []byte(r.key.Secret), 0o600); err != nil {
 			t.Fatal(err)
@@ -81,12 +83,12 @@ func TestWeReadWhatStockNixPushes(t *testing.T) {
 
 // checkRestored gets a version and compares what a Nix finds with what was
 // pushed.
-func checkRestored(t *testing.T, r *rig, reader *nixtest.Nix, v version, pushed []nix.PathInfo) {
+func checkRestored(t *testing.T, r *rig, reader *nixtest.Nix, v version, pushed []string) {
 	t.Helper()
 	dir := nixtest.TempDir(t)
 	must[put](t)(answer[put](r.in(dir, v)))
 	got := restored(t, reader, dir, v.Path)
-	if diff := cmp.Diff(pushed, unsigned(got)); diff != "" {
+	if diff := cmp.Diff(pushed, facts(got)); diff != "" {
 		t.Errorf("what in restored (-pushed +restored):\n%s", diff)
 	}
 	key, err := nix.ParsePublicKey(r.key.Public)
