@@ -1,9 +1,11 @@
 package e2e_test
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 	"time"
@@ -25,34 +27,36 @@ func TestKilledOut(t *testing.T) {
 	must[put](t)(answer[put](r.out(path)))
 	whole := time.Since(start)
 
-	survived := 0
 	for n := 2; n < 2+kills; n++ {
 		path = r.nextSystem(t, true)
 		cmd := r.out(path)
+		moment, wait := moments(r, whole, n)
 		if err := cmd.Start(); err != nil {
 			t.Fatal(err)
 		}
-		moment := rand.N(whole)
-		time.AfterFunc(moment, func() { cmd.Process.Kill() })
-		if cmd.Wait() == nil {
-			survived++
-		}
+		over := make(chan struct{})
+		go func() {
+			wait(over)
+			cmd.Process.Kill()
+		}()
+		err := cmd.Wait()
+		close(over)
+		t.Logf("killed %s: %v", moment, err)
 		if err := w.look(); err != nil {
-			t.Fatalf("killed after %v:\n%v", moment, err)
+			t.Fatalf("killed %s:\n%v", moment, err)
 		}
 
 		got := must[put](t)(answer[put](r.out(path)))
 		if diff := cmp.Diff(version{strconv.Itoa(n), path.String()}, got.Version); diff != "" {
-			t.Fatalf("killed after %v and run again (-want +got):\n%s", moment, diff)
+			t.Fatalf("killed %s and run again (-want +got):\n%s", moment, diff)
 		}
 		if err := w.look(); err != nil {
-			t.Fatalf("killed after %v and run again:\n%v", moment, err)
+			t.Fatalf("killed %s and run again:\n%v", moment, err)
 		}
 		if got := plain(t, r); got != path.String() {
-			t.Fatalf("killed after %v and run again: the plain pointer stays at %s, want %s", moment, got, path)
+			t.Fatalf("killed %s and run again: the plain pointer stays at %s, want %s", moment, got, path)
 		}
 	}
-	t.Logf("%d of %d were done before they were killed, within %v", survived, kills, whole)
 
 	want := facts(r.store.Closure(t, path))
 	if diff := cmp.Diff(want, facts(realise(t, r.cache, r.key, r.nix, plain(t, r)))); diff != "" {
@@ -61,6 +65,44 @@ func TestKilledOut(t *testing.T) {
 	for _, g := range must[[]generation](t)(w.generations()) {
 		r.store.Run(t, "nix", "path-info", "--recursive", "--store", "file://"+r.cache, g.Path)
 	}
+}
+
+// moments chooses the nth moment to kill out at: any instant of its usual time,
+// or, every other time, when something new shows in the cache. It returns what
+// to call that moment, and how to wait for it or until it is over.
+func moments(r *rig, whole time.Duration, n int) (name string, wait func(over <-chan struct{})) {
+	if n%2 == 0 {
+		instant := rand.N(whole)
+		return fmt.Sprintf("after %v", instant), func(over <-chan struct{}) {
+			select {
+			case <-time.After(instant):
+			case <-over:
+			}
+		}
+	}
+	pattern := []string{"nar/*", "*.narinfo", "closures/*", "pointers/web-1.json", "pointers/web-1"}[n/2%5]
+	before := look(r.cache, pattern)
+	return "when " + pattern + " changed", func(over <-chan struct{}) {
+		for !isClosed(over) && look(r.cache, pattern) == before {
+			runtime.Gosched()
+		}
+	}
+}
+
+// look is a glance at some files: it changes when they do.
+func look(cache, pattern string) string {
+	files, err := filepath.Glob(filepath.Join(cache, pattern))
+	if err != nil {
+		panic(err)
+	}
+	if len(files) != 1 {
+		return strconv.Itoa(len(files))
+	}
+	info, err := os.Stat(files[0])
+	if err != nil {
+		return "" // it is being replaced
+	}
+	return info.ModTime().String()
 }
 
 // Killed at any instant, in leaves nothing that looks whole and isn't (promise 6).
