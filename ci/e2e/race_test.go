@@ -67,6 +67,7 @@ func TestOutRacesReaders(t *testing.T) {
 	}
 
 	var writers errgroup.Group
+	t.Cleanup(func() { writers.Wait() })
 	written := make(chan struct{})
 	writers.Go(func() error {
 		defer close(written)
