@@ -34,7 +34,7 @@ const (
 	largestPart  = 4 << 30
 	uniformParts = 5000
 	growingParts = 500 // parts after which the size doubles, from then on
-	extraParts   = 8   // of all uploads, in flight beside the one that each has
+	extraParts   = 4   // of all uploads, in flight beside the one that each has
 )
 
 // sizeOfPart is the size of part n, of which the first is 1.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,12 +42,12 @@ func TestS3Requests(t *testing.T) {
 			}
 			header := fake.asked()[0].Header
 			for key, value := range map[string]string{
-				"User-Agent":           "nixos-closure",
-				"Content-Type":         "text/x-nix-narinfo",
-				"Cache-Control":        "no-cache",
-				"X-Amz-Storage-Class":  "STANDARD_IA",
-				"Content-Encoding":     "", // such as aws-chunked
-				"X-Amz-Trailer":        "",
+				"User-Agent":          "nixos-closure",
+				"Content-Type":        "text/x-nix-narinfo",
+				"Cache-Control":       "no-cache",
+				"X-Amz-Storage-Class": "STANDARD_IA",
+				"Content-Encoding":    "", // such as aws-chunked
+				"X-Amz-Trailer":       "",
 			} {
 				test.want[key] = value
 			}
@@ -139,5 +140,28 @@ func TestProxy(t *testing.T) {
 				t.Errorf("the proxy was asked %d times: %+v", len(asked), asked)
 			}
 		})
+	}
+}
+
+// TestSlowIsNotStalled reads a body that takes longer than a stall, without
+// ever standing still for as long as one.
+func TestSlowIsNotStalled(t *testing.T) {
+	patience := quick
+	patience.Stall = time.Second
+	var requests atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests.Add(1)
+		w.Header().Set("ETag", `"etag"`)
+		for range 30 {
+			io.WriteString(w, "x")
+			w.(http.Flusher).Flush()
+			time.Sleep(patience.Stall / 20)
+		}
+	}))
+	defer server.Close()
+	store := webStore(t, server, "", blob.Config{Patience: patience})
+	data, _, err := blob.ReadAll(t.Context(), store, "object", 100, blob.GetOptions{})
+	if len(data) != 30 || err != nil || requests.Load() != 1 {
+		t.Errorf("read %d bytes by %d requests, error %v", len(data), requests.Load(), err)
 	}
 }
