@@ -51,6 +51,6 @@ func Open(ctx context.Context, u *url.URL, config Config) (Store, error) {
 	case "":
 		return nil, hint.With(fmt.Errorf("%s is not a URL", u.Path), "write file:///path/to/cache for a directory")
 	default:
-		return nil, hint.With(fmt.Errorf("a cache can't be at a URL that begins with %s:", u.Scheme), "use s3://, https://, http:// or file://")
+		return nil, hint.With(fmt.Errorf("caches can't be reached by %s", u.Scheme), "use s3://, https://, http:// or file://")
 	}
 }

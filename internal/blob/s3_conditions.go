@@ -56,7 +56,7 @@ func (s *S3) requireConditions(ctx context.Context) error {
 	}
 	s.conditions.known = true
 	if !honoured {
-		s.conditions.err = hint.With(fmt.Errorf("%w: %s accepts conditional writes and ignores the condition, so two writers would overwrite one another", errors.ErrUnsupported, s.location.server()),
+		s.conditions.err = hint.With(fmt.Errorf("%w: %s doesn't heed the conditions of conditional writes, so two writers would overwrite one another", errors.ErrUnsupported, s.location.server()),
 			"use another store; or, if nothing but one job at a time ever writes, set conditional_writes: false; after an update of the server delete %s", conditionsKey)
 	}
 	return s.conditions.err
