@@ -1,0 +1,122 @@
+package nixstore
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// Closure returns what the store knows of the path and of all that it
+// references, sorted by path. A path that is not valid in the store is an
+// error.
+func (s *Store) Closure(ctx context.Context, root nix.StorePath) ([]nix.PathInfo, error) {
+	args := []string{"path-info", "--recursive", "--json", root.String()}
+	out, err := query(ctx, [][]string{append(args, "--json-format", "1"), args})
+	var failure *queryError
+	if errors.As(err, &failure) && strings.Contains(failure.stderr, "is not valid") {
+		err = invalid(root.String())
+	}
+	var infos []nix.PathInfo
+	if err == nil {
+		infos, err = parsePathInfos(out)
+	}
+	if err == nil {
+		err = checkClosure(root, infos)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the closure of %s from the local store: %w", root, err)
+	}
+	return infos, nil
+}
+
+// invalid says that the store hasn't got a path.
+func invalid(path string) error {
+	return hint.With(fmt.Errorf("%s is not valid in it", path),
+		"the container of a put has a store of its own: build the path there, or name by NIX_REMOTE a store that has it")
+}
+
+// parsePathInfos reads what nix path-info --json prints: since Nix 2.19 an
+// object by path, before that a list; hashes in nix32, base 16 or SRI; what is
+// not known missing, null or empty; a path that is not valid as null or
+// {"valid": false}.
+func parsePathInfos(data []byte) ([]nix.PathInfo, error) {
+	type entry struct {
+		Path       string
+		Valid      *bool
+		NarHash    nix.Hash
+		NarSize    int64
+		References []nix.StorePath
+		Deriver    string
+		CA         string
+		Signatures []string
+	}
+	byPath := map[string]*entry{}
+	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("[")) {
+		var list []*entry
+		if err := json.Unmarshal(data, &list); err != nil {
+			return nil, fmt.Errorf("what nix path-info printed: %w", err)
+		}
+		for _, e := range list {
+			byPath[e.Path] = e
+		}
+	} else if err := json.Unmarshal(data, &byPath); err != nil {
+		return nil, fmt.Errorf("what nix path-info printed: %w", err)
+	}
+
+	var infos []nix.PathInfo
+	for _, text := range slices.Sorted(maps.Keys(byPath)) {
+		path, err := nix.ParseStorePath(text)
+		if err != nil {
+			return nil, err
+		}
+		e := byPath[text]
+		if e == nil || e.Valid != nil && !*e.Valid {
+			return nil, invalid(text)
+		}
+		if e.NarHash.IsZero() || e.NarSize <= 0 {
+			return nil, fmt.Errorf("Nix doesn't know the hash or the size of %s", path)
+		}
+		info := nix.PathInfo{Path: path, NarHash: e.NarHash, NarSize: e.NarSize, References: nix.SortPaths(e.References), CA: e.CA}
+		if e.Deriver != "" {
+			if info.Deriver, err = nix.ParseStorePath(e.Deriver); err != nil {
+				return nil, fmt.Errorf("the deriver of %s: %w", path, err)
+			}
+		}
+		for _, text := range e.Signatures {
+			signature, err := nix.ParseSignature(text)
+			if err != nil {
+				return nil, fmt.Errorf("a signature of %s: %w", path, err)
+			}
+			info.Signatures = append(info.Signatures, signature)
+		}
+		infos = append(infos, info)
+	}
+	return infos, nil
+}
+
+// checkClosure returns an error unless root and all references are there.
+func checkClosure(root nix.StorePath, infos []nix.PathInfo) error {
+	there := make(map[nix.StorePath]bool, len(infos))
+	for _, info := range infos {
+		there[info.Path] = true
+	}
+	if !there[root] {
+		return invalid(root.String())
+	}
+	for _, info := range infos {
+		for _, reference := range info.References {
+			if !there[reference] {
+				return invalid(fmt.Sprintf("%s, which %s refers to,", reference, info.Path))
+			}
+		}
+	}
+	return nil
+}

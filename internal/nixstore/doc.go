@@ -1,0 +1,23 @@
+// Package nixstore is the local Nix store: the one that the Nix of this machine
+// uses ([Store]), from which closures are read and in which they are built; and
+// stores that this package writes itself, below a directory of any name
+// ([Root]), for which no Nix is needed.
+//
+// # Child processes
+//
+// Reading a store's metadata and building need Nix, and Nix runs whatever the
+// expression and the derivations say, often as our own user: without its
+// sandbox, a builder can look at each of its ancestors through /proc. All
+// children of this project are therefore started in one place (run.go), which
+// keeps from them what they have no business with. A child gets
+//
+//   - an environment of listed variables only (environment.go),
+//   - an empty stdin, two pipes, and no other descriptor,
+//   - a process group of its own, which is ended with it, and it is ended when
+//     its context is, or this process is gone,
+//   - no CAP_SYS_PTRACE, now or later, with which root may look at any process.
+//
+// And this process, which must have called [ProtectProcess] before it read a
+// secret, can't be looked at without that capability, by root either. What
+// remains to a builder that runs as root is in docs/threat-model.md.
+package nixstore

@@ -1,0 +1,363 @@
+package nixstore
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+)
+
+// Signatures are a set, which one Nix sorts in another way than the next.
+var comparePaths = cmp.Options{
+	cmp.AllowUnexported(nix.StorePath{}),
+	cmpopts.EquateEmpty(),
+	cmpopts.SortSlices(func(a, b nix.Signature) bool { return a.String() < b.String() }),
+}
+
+// open opens the store that this process's environment leads to.
+func open(t *testing.T, log io.Writer) *Store {
+	t.Helper()
+	store, err := Open(t.Context(), Options{Log: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return store
+}
+
+// write writes an expression beside the sample's.
+func write(t *testing.T, sources, text string) (file string) {
+	t.Helper()
+	file = filepath.Join(sources, "config", "test.nix")
+	if err := os.WriteFile(file, []byte("with import ./lib.nix;\n"+text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	return file
+}
+
+func TestOpenWithoutNix(t *testing.T) {
+	t.Setenv("PATH", t.TempDir())
+	_, err := Open(t.Context(), Options{})
+	if err == nil || len(hint.Of(err)) == 0 {
+		t.Errorf("got error %v with hints %q, want both", err, hint.Of(err))
+	}
+}
+
+func TestBuild(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		theirs, sources := n.NewStore(t), nixtest.Sample(t)
+		theirs.Setenv(t)
+		file := write(t, sources, `{
+			good = build "good" { } "echo this is good >&2; mkdir $out";
+			bad = build "bad" { } "echo this is bad >&2; exit 3";
+			two = [ (build "one" { } "mkdir $out") (build "two" { } "mkdir $out") ];
+			outputs = (build "outputs" { outputs = [ "out" "dev" ]; } "mkdir $out $dev").all;
+			none = { };
+			text = "just a text";
+			loop = let x = x; in x;
+			abort = throw "evaluation says no";
+		}`)
+		alone := filepath.Join(sources, "config", "alone.nix")
+		if err := os.WriteFile(alone, []byte(`(import ./test.nix).good`), 0o644); err != nil {
+			t.Fatal(err)
+		}
+
+		for _, test := range []struct {
+			expression Expression
+			want       string // name of the path
+			err        string
+			log        string
+		}{
+			{Expression{file, "good"}, "good", "", "this is good"},
+			{Expression{alone, ""}, "good", "", ""},
+			{Expression{file, "bad"}, "", "the build of bad of " + file + " has failed", "this is bad"},
+			{Expression{file, "two"}, "", "makes 2 paths, where one is wanted: /nix/store/", ""},
+			{Expression{file, "outputs"}, "", "makes 2 paths, where one is wanted: /nix/store/", ""},
+			{Expression{file, "none"}, "", "is not a derivation, and holds none", ""},
+			{Expression{file, "text"}, "", "can't be evaluated or built", "does not evaluate to a derivation"},
+			{Expression{file, "loop"}, "", "can't be evaluated or built", "infinite recursion"},
+			{Expression{file, "abort"}, "", "can't be evaluated or built", "evaluation says no"},
+			{Expression{file, "goood"}, "", "can't be evaluated or built", "attribute 'goood'"},
+			{Expression{filepath.Join(sources, "missing.nix"), ""}, "", "can't be evaluated or built", "missing.nix"},
+		} {
+			var log bytes.Buffer
+			got, err := open(t, &log).Build(t.Context(), test.expression)
+			if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+				t.Errorf("%s: got error %v, want %q", test.expression, err, test.err)
+			}
+			if got.Name() != test.want {
+				t.Errorf("%s: got %s, want one named %q", test.expression, got, test.want)
+			}
+			if !strings.Contains(log.String(), test.log) {
+				t.Errorf("%s: got the log\n%s\nwant one with %q", test.expression, &log, test.log)
+			}
+		}
+	})
+}
+
+// signalWriter closes itself when a text has been written.
+type signalWriter struct {
+	text string
+	seen chan struct{}
+	got  []byte
+}
+
+func (w *signalWriter) Write(p []byte) (int, error) {
+	before := bytes.Contains(w.got, []byte(w.text))
+	w.got = append(w.got, p...)
+	if !before && bytes.Contains(w.got, []byte(w.text)) {
+		close(w.seen)
+	}
+	return len(p), nil
+}
+
+// The log comes while the build runs, and ending the context ends the build,
+// with the builder and what that has started.
+func TestBuildCancelled(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		theirs, sources := n.NewStore(t), nixtest.Sample(t)
+		theirs.Setenv(t)
+		marker := "marker-" + filepath.Base(filepath.Dir(theirs.Dir)) + t.Name()
+		file := write(t, sources, `build "endless" { } "echo it has begun >&2; sh -c 'sleep 1000; true `+marker+`' & wait"`)
+		log := &signalWriter{text: "it has begun", seen: make(chan struct{})}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() {
+			_, err := open(t, log).Build(ctx, Expression{File: file})
+			done <- err
+		}()
+		select {
+		case err := <-done:
+			t.Fatalf("the build ended by itself: %v\n%s", err, log.got)
+		case <-log.seen:
+		}
+		if len(processes(t, marker)) == 0 {
+			t.Error("the builder isn't found")
+		}
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("got error %v, want context.Canceled", err)
+		}
+		waitUntil(t, "the builder is gone", func() bool { return len(processes(t, marker)) == 0 })
+	})
+}
+
+// Closure is what Nix says of the closure, with all that is rare.
+func TestClosure(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		theirs, sources := n.NewStore(t), nixtest.Sample(t)
+		theirs.Setenv(t)
+		config := filepath.Join(sources, "config")
+		for _, root := range []nix.StorePath{
+			theirs.Build(t, filepath.Join(config, "default.nix"), "web-1"),
+			theirs.Build(t, filepath.Join(config, "edge-cases.nix"), "all"),
+		} {
+			sign(t, theirs, root, nixtest.NewKey(t, "one-1"), nixtest.NewKey(t, "two-1"))
+			got, err := open(t, nil).Closure(t.Context(), root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(theirs.Closure(t, root), got, comparePaths); diff != "" {
+				t.Errorf("closure of %s (-want +got):\n%s", root, diff)
+			}
+		}
+	})
+}
+
+func sign(t *testing.T, store *nixtest.Store, root nix.StorePath, keys ...nixtest.Key) {
+	t.Helper()
+	for _, key := range keys {
+		file := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(file, []byte(key.Secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		store.Run(t, "nix", "store", "sign", "--recursive", "--key-file", file, root.String())
+	}
+}
+
+// A path that isn't there is an error at once, with advice, and not a question
+// to the substituters.
+func TestClosureOfInvalidPath(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		substituter, err := net.Listen("tcp", "localhost:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		asked := make(chan bool, 1)
+		go func() {
+			conn, err := substituter.Accept()
+			if err == nil {
+				conn.Close()
+			}
+			asked <- err == nil
+		}()
+		theirs := n.NewStore(t)
+		theirs.Configure(t, "substituters = http://"+substituter.Addr().String())
+		theirs.Setenv(t)
+		path, err := nix.ParseStorePath("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-net-tools-1.60")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = open(t, nil).Closure(t.Context(), path)
+		if err == nil || !strings.Contains(err.Error(), path.String()+" is not valid") || len(hint.Of(err)) == 0 {
+			t.Errorf("got error %v with hints %q, want one that names the path, and a hint", err, hint.Of(err))
+		}
+		substituter.Close()
+		if <-asked {
+			t.Error("the substituter was asked")
+		}
+	})
+}
+
+// All ways in which Nix has ever written the same thing, and what must not pass.
+func TestParsePathInfos(t *testing.T) {
+	const (
+		a, b  = "/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-a", "/nix/store/10bgd045z0d4icpbc2yyz4gx48ak44la-b"
+		nix32 = "sha256:1b8m03r63zqhnjf7l5wnldhh7c134ap5vpj0850ymkq1iyzicy5s"
+		sri   = "sha256-ungWv48Bz+pBQUDeXa4iI7ADYaOWF3qctBD/YfIAFa0="
+		hex   = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+		sig   = "k-1:0000000000000000000000000000000000000000000000000000000000000000000000000000000000000A=="
+	)
+	hash, err := nix.ParseHash(nix32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := func(s string) nix.StorePath {
+		p, err := nix.ParseStorePath(s)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	signature, err := nix.ParseSignature(sig)
+	if err != nil {
+		t.Fatal(err)
+	}
+	full := []nix.PathInfo{{
+		Path: path(a), NarHash: hash, NarSize: 120, References: []nix.StorePath{path(a), path(b)},
+		Deriver: path(b + ".drv"), CA: "text:" + nix32, Signatures: []nix.Signature{signature},
+	}}
+	bare := []nix.PathInfo{{Path: path(a), NarHash: hash, NarSize: 120}}
+
+	for _, test := range []struct {
+		name, json string
+		want       []nix.PathInfo
+		err        string
+	}{
+		{"2.8", `[{"path":"` + a + `","narHash":"` + sri + `","narSize":120,"references":["` + b + `","` + a + `"],"deriver":"` + b + `.drv","ca":"text:` + nix32 + `","signatures":["` + sig + `"],"registrationTime":1}]`, full, ""},
+		{"2.8, bare", `[{"path":"` + a + `","narHash":"` + nix32 + `","narSize":120,"references":[]}]`, bare, ""},
+		{"2.19", `{"` + a + `":{"narHash":"` + hex + `","narSize":120,"references":["` + a + `","` + b + `"],"deriver":"` + b + `.drv","ca":"text:` + nix32 + `","signatures":["` + sig + `"]}}`, full, ""},
+		{"2.34, bare", `{"` + a + `":{"ca":null,"deriver":null,"narHash":"` + sri + `","narSize":120,"references":[],"registrationTime":1,"signatures":[],"storeDir":"/nix/store","ultimate":false,"version":1}}`, bare, ""},
+		{"several, sorted", `{"` + b + `":{"narHash":"` + sri + `","narSize":1},"` + a + `":{"narHash":"` + sri + `","narSize":120}}`, []nix.PathInfo{bare[0], {Path: path(b), NarHash: hash, NarSize: 1}}, ""},
+		{"2.8, invalid", `[{"path":"` + a + `","valid":false}]`, nil, a + " is not valid"},
+		{"2.34, invalid", `{"` + a + `":null}`, nil, a + " is not valid"},
+		{"other store directory", `{"/gnu/store/00bgd045z0d4icpbc2yyz4gx48ak44la-a":{"narHash":"` + sri + `","narSize":120}}`, nil, "not in /nix/store"},
+		{"size unknown", `{"` + a + `":{"narHash":"` + sri + `","narSize":0}}`, nil, "doesn't know"},
+		{"hash unknown", `{"` + a + `":{"narSize":120}}`, nil, "doesn't know"},
+		{"hash of another kind", `{"` + a + `":{"narHash":"md5:00000000000000000000000000000000","narSize":120}}`, nil, "not a SHA-256"},
+		{"format 2", `{"info":{},"storeDir":"/nix/store","version":2}`, nil, "what nix path-info printed"},
+		{"bad signature", `{"` + a + `":{"narHash":"` + sri + `","narSize":120,"signatures":["x"]}}`, nil, "a signature of " + a},
+		{"no JSON", `warning`, nil, "what nix path-info printed"},
+		{"truncated", `[{"path":`, nil, "what nix path-info printed"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			got, err := parsePathInfos([]byte(test.json))
+			if test.err == "" && err != nil || test.err != "" && (err == nil || !strings.Contains(err.Error(), test.err)) {
+				t.Errorf("got error %v, want %q", err, test.err)
+			}
+			if diff := cmp.Diff(test.want, got, comparePaths); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+		})
+	}
+}
+
+func TestDumpNAR(t *testing.T) {
+	theirs := nixtest.Current(t).NewStore(t)
+	theirs.Setenv(t)
+	path := theirs.Build(t, filepath.Join(nixtest.Sample(t), "config"), "web-1")
+	want, err := exec.Command("nix-store", "--dump", theirs.RealPath(path)).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := open(t, nil)
+	var got bytes.Buffer
+	if err := store.DumpNAR(t.Context(), path, &got); err != nil || !bytes.Equal(want, got.Bytes()) {
+		t.Errorf("got another NAR than Nix's, error %v", err)
+	}
+
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := store.DumpNAR(ctx, path, io.Discard); !errors.Is(err, context.Canceled) {
+		t.Errorf("got error %v, want context.Canceled", err)
+	}
+}
+
+func TestRealStoreDir(t *testing.T) {
+	t.Setenv("XDG_DATA_HOME", "/home/u/data")
+	t.Chdir("/usr")
+	for setting, want := range map[string]string{
+		"":                                 "/nix/store",
+		"auto":                             "/nix/store",
+		"daemon":                           "/nix/store",
+		"local":                            "/nix/store",
+		"unix:///run/nix.socket":           "/nix/store",
+		"/mnt":                             "/mnt/nix/store",
+		"/mnt/a b?trusted=1":               "/mnt/a b/nix/store",
+		"./share":                          "/usr/share/nix/store",
+		"local?root=/mnt":                  "/mnt/nix/store",
+		"local?root=/mnt/a b":              "/mnt/a b/nix/store",
+		"local://?root=/mnt/a%20b":         "/mnt/a b/nix/store",
+		"local:///mnt/a%20b":               "/mnt/a b/nix/store",
+		"local?store=/nix/store&real=/x/y": "/x/y",
+		"unix:///run/nix.socket?root=/mnt": "/mnt/nix/store",
+		"auto?root=/mnt":                   "/mnt/nix/store",
+
+		"ssh-ng://builder":          "",
+		"https://cache.example.org": "",
+		"s3://bucket":               "",
+		"dummy":                     "",
+		"local?root=%zz":            "",
+	} {
+		if setting == "auto" || setting == "" {
+			if machineHasNoStore() {
+				want = "/home/u/data/nix/root/nix/store"
+			}
+		}
+		got, err := realStoreDir(setting)
+		if got != want || (err == nil) != (want != "") {
+			t.Errorf("%q: got %q, %v, want %q", setting, got, err, want)
+		}
+	}
+}
+
+// The same through Nix, which has its own ways of writing what it was told.
+func TestOpenFindsFiles(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		theirs := n.NewStore(t)
+		theirs.Setenv(t)
+		path := theirs.Build(t, filepath.Join(nixtest.Sample(t), "config", "edge-cases.nix"), "file")
+		for _, remote := range []string{theirs.Dir, "local?root=" + theirs.Dir, "local?root=" + theirs.Dir + "&read-only=false"} {
+			t.Setenv("NIX_REMOTE", remote)
+			if got := open(t, nil).RealPath(path); got != theirs.RealPath(path) {
+				t.Errorf("NIX_REMOTE=%s: got %s, want %s", remote, got, theirs.RealPath(path))
+			}
+		}
+		t.Setenv("NIX_REMOTE", "https://cache.example.org")
+		if _, err := Open(t.Context(), Options{}); err == nil || len(hint.Of(err)) == 0 {
+			t.Errorf("got error %v with hints %q, want both", err, hint.Of(err))
+		}
+	})
+}
