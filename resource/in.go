@@ -117,22 +117,24 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 	return Answer{*version, describe(source.Pointer, generation)}, nil
 }
 
-// fetch leaves the closure in the destination, in that format.
+// fetch leaves the closure in the destination, in that format, and tells a
+// person how that goes.
 func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *cache.Closure, f format, dest destination) error {
+	if f == formatNone {
+		return nil
+	}
+	console.Say("fetching the closure of %s (%s) from %s", closure.Root, amount(len(closure.Paths), closure.NarSize()), from)
 	meter := new(cache.Meter)
 	defer drawProgress(console, "fetching", meter)()
-	switch f {
-	case formatRootfs:
-		root, err := nixstore.CreateRoot(dest.path("rootfs"))
-		if err != nil {
-			return err
-		}
-		if err := from.Fetch(ctx, closure, root, meter); err != nil {
-			return err
-		}
-		return root.Register(ctx, closure.Infos())
-	case formatCache:
+	if f == formatCache {
 		return from.Copy(ctx, closure, blob.NewDirectory(dest.path("cache")), meter)
 	}
-	return nil
+	root, err := nixstore.CreateRoot(dest.path("rootfs"))
+	if err != nil {
+		return err
+	}
+	if err := from.Fetch(ctx, closure, root, meter); err != nil {
+		return err
+	}
+	return root.Register(ctx, closure.Infos())
 }

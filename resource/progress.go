@@ -15,9 +15,6 @@ const redrawEvery = time.Second
 // drawProgress keeps the console's last line at what the meter says, until stop
 // is called, which removes the line.
 func drawProgress(c *Console, what string, meter *cache.Meter) (stop func()) {
-	if !c.live {
-		return func() {}
-	}
 	start := time.Now()
 	tick := time.NewTicker(redrawEvery)
 	stopped, drawn := make(chan struct{}), make(chan struct{})
