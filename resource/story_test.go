@@ -1,18 +1,30 @@
 package resource
 
 import (
+	"bytes"
+	"cmp"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
+	"golang.org/x/sys/unix"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
@@ -20,45 +32,112 @@ import (
 
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){
-		"check": func() { os.Exit(Main(Check)) },
+		"check":              func() { os.Exit(Main(Check)) },
+		"in":                 func() { os.Exit(Main(In)) },
+		"out":                func() { os.Exit(Main(Out)) },
+		"dumpable-after-out": dumpableAfterOut,
 	})
+}
+
+// dumpableAfterOut runs a put of nothing and prints whether its process could be
+// looked at by others.
+func dumpableAfterOut() {
+	Out(context.Background(), Step{Stdin: strings.NewReader("")})
+	dumpable, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	fmt.Println(dumpable, err)
 }
 
 // TestStories runs the scripts in testdata; its README tells what they have at
 // hand.
 func TestStories(t *testing.T) {
+	runStories(t, "testdata", setUpStory)
+}
+
+// TestNixStories runs those that need a Nix, with each that we support.
+func TestNixStories(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, nix *nixtest.Nix) {
+		runStories(t, "testdata/nix", func(t testing.TB, env *testscript.Env) error {
+			return errors.Join(setUpNix(t, env, nix), setUpStory(t, env))
+		})
+	})
+}
+
+func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env) error) {
 	testscript.Run(t, testscript.Params{
-		Dir:                 "testdata",
+		Dir:                 dir,
 		RequireExplicitExec: true,
-		Setup:               func(env *testscript.Env) error { return setUpStory(t, env) },
+		Setup:               func(env *testscript.Env) error { return setUp(t, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"moves":  cmdMoves,
-			"tamper": cmdTamper,
-			"fill":   cmdFill,
+			"damage":   cmdDamage,
+			"fill":     cmdFill,
+			"let":      cmdLet,
+			"moves":    cmdMoves,
+			"publish":  cmdPublish,
+			"stalled":  cmdStalled,
+			"stalls":   cmdStalls,
+			"tamper":   cmdTamper,
+			"verifies": cmdVerifies,
 		},
 	})
 }
 
+// setUpNix gives a script a Nix with an empty store, sources with the one input
+// config, which is a checkout, and a build of Concourse to name.
+func setUpNix(t testing.TB, env *testscript.Env, nix *nixtest.Nix) error {
+	for _, variable := range nix.NewStore(t).Env() {
+		name, value, _ := strings.Cut(variable, "=")
+		if name == "PATH" {
+			value = value[:strings.IndexByte(value, filepath.ListSeparator)+1] + env.Getenv("PATH")
+		}
+		env.Setenv(name, value)
+	}
+	env.Setenv("BUILD_URL", "https://ci.example.org/builds/1234")
+	sources := filepath.Join(env.WorkDir, "sources")
+	if err := os.Rename(nixtest.Sample(t), sources); err != nil {
+		return err
+	}
+	git := filepath.Join(sources, "config", ".git")
+	return errors.Join(
+		os.Mkdir(git, 0o755),
+		os.WriteFile(filepath.Join(git, "HEAD"), []byte("0123456789012345678901234567890123456789\n"), 0o644),
+	)
+}
+
 // setUpStory gives a script two keys and two store paths, and replaces
-// variables in its JSON files.
-func setUpStory(t *testing.T, env *testscript.Env) error {
+// variables in its files.
+func setUpStory(t testing.TB, env *testscript.Env) error {
 	for _, name := range []string{"OURS", "STRANGER"} {
 		key := nixtest.NewKey(t, strings.ToLower(name)+"-1")
 		env.Setenv(name+"_SECRET", key.Secret)
 		env.Setenv(name+"_PUBLIC", key.Public)
 	}
+	programs, _, _ := strings.Cut(env.Getenv("PATH"), string(filepath.ListSeparator))
+	env.Setenv("PROGRAMS", programs)
+	env.Setenv("LONG", strings.Repeat("m", pointer.MaxMessage+1))
+	env.Values[stalledKey] = make(chan struct{})
 	env.Setenv("HELLO", hello)
 	env.Setenv("WORLD", world)
-	files, err := filepath.Glob(filepath.Join(env.WorkDir, "*.json"))
+	return expandAll(env.WorkDir, env.Getenv)
+}
+
+// expandAll replaces variables in the files of a directory. Those that have no
+// value yet are left for later.
+func expandAll(dir string, getenv func(string) string) error {
+	files, err := os.ReadDir(dir)
 	if err != nil {
 		return err
 	}
 	for _, file := range files {
-		data, err := os.ReadFile(file)
+		if !file.Type().IsRegular() {
+			continue
+		}
+		name := filepath.Join(dir, file.Name())
+		data, err := os.ReadFile(name)
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(file, []byte(os.Expand(string(data), env.Getenv)), 0o644); err != nil {
+		expanded := os.Expand(string(data), func(variable string) string { return cmp.Or(getenv(variable), "$"+variable) })
+		if err := os.WriteFile(name, []byte(expanded), 0o644); err != nil {
 			return err
 		}
 	}
@@ -91,6 +170,100 @@ func cmdMoves(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
+// cmdPublish puts the closure of $WORLD, which refers to $HELLO, into $WORK/cache
+// and moves a pointer to it, as a put of OURS would.
+//
+//	publish POINTER
+func cmdPublish(ts *testscript.TestScript, neg bool, args []string) {
+	ctx := context.Background()
+	secret, err := nix.ParseSecretKey(ts.Getenv("OURS_SECRET"))
+	ts.Check(err)
+	source := Source{
+		Pointer: pointer.Name(args[0]), RequireSigs: true,
+		SigningKeys: []nix.SecretKey{secret}, PointerSigningKeys: []nix.SecretKey{secret},
+		PublicKeys: nix.Keys{secret.Public()}, PointerPublicKeys: nix.Keys{secret.Public()},
+	}
+	store := blob.NewDirectory(ts.MkAbs("cache"))
+	files := greetings(ts.MkAbs("greetings"))
+	infos, err := files.closure()
+	ts.Check(err)
+	root := infos[len(infos)-1].Path
+	pushed, err := source.cache(store).Push(ctx, cache.PushRequest{Root: root, Infos: infos, Source: files})
+	ts.Check(err)
+	_, err = source.pointer(store).Append(ctx, pointer.Proposal{
+		Path: root, System: "x86_64-linux", NarHash: pushed.Closure.RootInfo().NarHash,
+		Details: pointer.Details{Sizes: pointer.Sizes{Paths: len(infos), NarSize: pushed.Closure.NarSize()}},
+	})
+	ts.Check(err)
+	ts.Check(pushed.Release(ctx))
+}
+
+// greetings are a directory of files by the names of $HELLO and $WORLD.
+type greetings string
+
+// closure makes them.
+func (dir greetings) closure() ([]nix.PathInfo, error) {
+	var infos []nix.PathInfo
+	var references []nix.StorePath
+	for _, text := range []string{hello, world} {
+		path, err := nix.ParseStorePath(text)
+		if err != nil {
+			return nil, err
+		}
+		file := filepath.Join(string(dir), path.Base(), "bin", "greet")
+		err = errors.Join(
+			os.MkdirAll(filepath.Dir(file), 0o755),
+			os.WriteFile(file, []byte("#!/bin/sh\necho "+path.Name()+"\n"), 0o755),
+		)
+		if err != nil {
+			return nil, err
+		}
+		var archive bytes.Buffer
+		if err := nar.Dump(&archive, filepath.Join(string(dir), path.Base())); err != nil {
+			return nil, err
+		}
+		infos = append(infos, nix.PathInfo{
+			Path: path, NarHash: sha256.Sum256(archive.Bytes()), NarSize: int64(archive.Len()), References: references,
+		})
+		references = []nix.StorePath{path}
+	}
+	return infos, nil
+}
+
+func (dir greetings) DumpNAR(_ context.Context, path nix.StorePath, w io.Writer) error {
+	return nar.Dump(w, filepath.Join(string(dir), path.Base()))
+}
+
+// cmdStalls serves $WORK/cache at $SERVER, but never gets to the end of a NAR.
+//
+//	stalls
+func cmdStalls(ts *testscript.TestScript, neg bool, args []string) {
+	stalled := ts.Value(stalledKey).(chan struct{})
+	var once sync.Once
+	files := http.FileServer(http.Dir(ts.MkAbs("cache")))
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if strings.HasPrefix(r.URL.Path, "/nar/") {
+			once.Do(func() { close(stalled) })
+			<-r.Context().Done()
+			return
+		}
+		files.ServeHTTP(w, r)
+	}))
+	ts.Defer(server.Close)
+	ts.Setenv("SERVER", server.URL)
+	ts.Check(expandAll(ts.MkAbs("."), ts.Getenv))
+}
+
+// cmdStalled waits until somebody waits for a NAR.
+//
+//	stalled
+func cmdStalled(ts *testscript.TestScript, neg bool, args []string) {
+	<-ts.Value(stalledKey).(chan struct{})
+}
+
+// stalledKey is the value of a script that is closed when it has stalled.
+const stalledKey = "stalled"
+
 // cmdTamper changes a field of a pointer's object, or of one of its entries
 // (0 is the newest), and nothing else: the signatures stay.
 //
@@ -115,6 +288,20 @@ func cmdTamper(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(os.WriteFile(file, data, 0o644))
 }
 
+// cmdDamage changes the last byte of each file in a directory.
+//
+//	damage DIRECTORY
+func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
+	files, err := filepath.Glob(filepath.Join(ts.MkAbs(args[0]), "*"))
+	ts.Check(err)
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		ts.Check(err)
+		data[len(data)-1] ^= 1
+		ts.Check(os.WriteFile(file, data, 0o644))
+	}
+}
+
 // cmdFill makes a file of so many bytes.
 //
 //	fill FILE BYTES
@@ -122,4 +309,26 @@ func cmdFill(ts *testscript.TestScript, neg bool, args []string) {
 	size, err := strconv.Atoi(args[1])
 	ts.Check(err)
 	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(strings.Repeat(" ", size)), 0o644))
+}
+
+// cmdLet sets a variable to what a file holds, also in the script's files.
+//
+//	let NAME FILE
+func cmdLet(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile(args[1])))
+	ts.Check(expandAll(ts.MkAbs("."), ts.Getenv))
+}
+
+// cmdVerifies says whether a file holds a generation of a pointer, signed by a
+// key.
+//
+//	verifies FILE POINTER OURS|STRANGER
+func cmdVerifies(ts *testscript.TestScript, neg bool, args []string) {
+	key, err := nix.ParsePublicKey(ts.Getenv(args[2] + "_PUBLIC"))
+	ts.Check(err)
+	var g pointer.Generation
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &g))
+	if verified := g.Verify(pointer.Name(args[1]), nix.Keys{key}); verified == neg {
+		ts.Fatalf("verified: %v", verified)
+	}
 }
