@@ -40,7 +40,7 @@ func newTransport(config Config) (http.RoundTripper, error) {
 		}
 	}
 	dialer := &net.Dialer{Timeout: config.Patience.Stall}
-	return identified{&http.Transport{
+	return newPacer(identified{&http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
@@ -57,7 +57,7 @@ func newTransport(config Config) (http.RoundTripper, error) {
 		DisableCompression:    true, // what we read is hashed as it was stored
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
-	}}, nil
+	}}), nil
 }
 
 type identified struct{ next http.RoundTripper }
