@@ -1,7 +1,7 @@
 // Package nixstore is the local Nix store: the one that the Nix of this machine
 // uses ([Store]), from which closures are read and in which they are built; and
-// stores that this package writes itself, below a directory of any name
-// ([Root]), for which no Nix is needed.
+// stores below a directory of any name, which this package writes itself
+// ([Root]) or reads whoever wrote them ([Directory]), for which no Nix is needed.
 //
 // # Child processes
 //
