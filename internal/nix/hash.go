@@ -17,8 +17,7 @@ type Hash [sha256.Size]byte
 // ParseHash parses sha256:<nix32>, sha256:<hex>, sha256:<base64> or
 // sha256-<base64>, which different versions of Nix write for the same hash.
 func ParseHash(s string) (Hash, error) {
-	algo := nixhash.SHA256
-	h, err := nixhash.ParseAny(s, &algo)
+	h, err := nixhash.ParseAny(s, nil)
 	if err != nil || h.Algo() != nixhash.SHA256 || len(h.Digest()) != sha256.Size {
 		return Hash{}, fmt.Errorf("%q is not a SHA-256 in a form that Nix writes (sha256:…)", s)
 	}
