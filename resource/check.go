@@ -68,7 +68,7 @@ func versionsSince(given *Version, history *pointer.History) []Version {
 // warnOf tells what is odd about a history that can be used all the same.
 func warnOf(c *Console, name pointer.Name, history *pointer.History) {
 	if history.Skipped > 0 {
-		c.Warn("%s: left out %d of its generations, which no accepted key has signed", name, history.Skipped)
+		c.Warn("%s: left out %s that no accepted key has signed", name, count(history.Skipped, "generation"))
 	}
 	if newest, ok := history.Newest(); ok && newest.Expired(time.Now()) {
 		c.Warn("generation %d of %s expired at %s: hosts don't start to follow it; put it again to renew it",

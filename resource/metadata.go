@@ -49,13 +49,18 @@ func describe(name pointer.Name, g pointer.Generation) Metadata {
 
 // amount is, say, "373 paths, 1.0 GiB"; "" for none.
 func amount(paths int, size int64) string {
-	switch paths {
-	case 0:
+	if paths == 0 {
 		return ""
-	case 1:
-		return "1 path, " + formatBytes(size)
 	}
-	return fmt.Sprintf("%d paths, %s", paths, formatBytes(size))
+	return count(paths, "path") + ", " + formatBytes(size)
+}
+
+// count is, say, "1 path" or "2 paths".
+func count(n int, what string) string {
+	if n != 1 {
+		what += "s"
+	}
+	return fmt.Sprintf("%d %s", n, what)
 }
 
 // formatTime writes seconds since 1970.

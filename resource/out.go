@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"regexp"
 	"runtime"
@@ -34,12 +33,12 @@ func decodeOutParams(r *request) OutParams {
 	o := r.object("params")
 	defer o.finish()
 	p := OutParams{
-		File:         o.text("file"),
+		File:         parsed(o, "file", parseInput),
 		Attribute:    o.text("attribute"),
 		Message:      parsed(o, "message", parseMessage),
 		IfGeneration: o.textOrNumber("if_generation"),
 	}
-	if path := o.text("store_path"); strings.HasPrefix(path, "/") {
+	if path := parsed(o, "store_path", parseInput); strings.HasPrefix(path, "/") {
 		p.Path = parsed(o, "store_path", nix.ParseStorePath)
 	} else {
 		p.PathFrom = path
@@ -54,6 +53,13 @@ func decodeOutParams(r *request) OutParams {
 		o.failWith("attribute", errors.New("an attribute of which expression? want file, too"))
 	}
 	return p
+}
+
+func parseInput(s string) (string, error) {
+	if s == "" {
+		return "", errors.New("it is empty")
+	}
+	return s, nil
 }
 
 func parseMessage(s string) (string, error) {
@@ -139,8 +145,8 @@ func Out(ctx context.Context, step Step) (any, error) {
 		},
 		IfGeneration: ifGeneration,
 	})
-	if err := pushed.Release(ctx); err != nil {
-		step.Console.Warn("the lease of this push stays in the cache: %v", err)
+	if releaseErr := pushed.Release(ctx); releaseErr != nil {
+		step.Console.Warn("the lease of this push stays in the cache: %v", releaseErr)
 	}
 	if err != nil {
 		return nil, err
@@ -207,7 +213,7 @@ func push(ctx context.Context, console *Console, to *cache.Cache, req cache.Push
 	}
 	console.Say("sent %s", sent(pushed))
 	if n := len(pushed.Unreproducible); n > 0 {
-		console.Warn("built again, %s came out differently from what is in the cache, which is what hosts will run (and so did %d others)", pushed.Unreproducible[0], n-1)
+		console.Warn("the cache has %s with another content than the local store, and hosts will run the cache's: %v", count(n, "path"), pushed.Unreproducible)
 	}
 	return pushed, nil
 }
@@ -243,13 +249,11 @@ func sayOutcome(console *Console, name pointer.Name, outcome pointer.Outcome) {
 // system is what a closure runs on: a NixOS system says so; anything else was
 // built here, for a machine like this one.
 func system(root string) string {
-	if data, err := os.ReadFile(filepath.Join(root, "system")); err == nil {
-		if s := strings.TrimSpace(string(data)); systemName.MatchString(s) {
-			return s
-		}
+	if s := firstLine(filepath.Join(root, "system")); systemName.MatchString(s) {
+		return s
 	}
 	architectures := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
 	return cmp.Or(architectures[runtime.GOARCH], runtime.GOARCH) + "-" + runtime.GOOS
 }
 
-var systemName = regexp.MustCompile(`^[A-Za-z0-9_]+-[A-Za-z0-9_]+$`)
+var systemName = regexp.MustCompile(`^[A-Za-z0-9_]{1,30}-[A-Za-z0-9_]{1,30}$`)
