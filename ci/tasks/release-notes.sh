@@ -8,10 +8,10 @@ notes=$PWD/notes
 echo "v$(cat version/version)" >"$notes/name"
 cd repository
 git rev-parse HEAD >"$notes/commit"
-if last=$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null); then
-  echo "Since $last:"
-else
-  echo "The first release:"
-fi >"$notes/body.md"
-git log --no-merges --reverse --format='- %s' "${last:+$last..}HEAD" | sed '1i\\' >>"$notes/body.md"
+last=$(git describe --tags --abbrev=0 --match 'v*' 2>/dev/null) || last=
+{
+  if [ -n "$last" ]; then echo "Since $last:"; else echo "The first release:"; fi
+  echo
+  git log --no-merges --reverse --format='- %s' "${last:+$last..}HEAD"
+} >"$notes/body.md"
 cat "$notes/name" "$notes/body.md"
