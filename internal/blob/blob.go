@@ -21,6 +21,7 @@
 package blob
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -160,14 +161,14 @@ func readOnce(ctx context.Context, s Store, key string, limit int64, opts GetOpt
 	if object.Size > limit {
 		return nil, object.Info, &TooLargeError{key, limit}
 	}
-	data, err := io.ReadAll(io.LimitReader(object.Body, limit+1))
-	if err != nil {
+	buffer := bytes.NewBuffer(make([]byte, 0, max(object.Size, 0)+bytes.MinRead))
+	if _, err := buffer.ReadFrom(io.LimitReader(object.Body, limit+1)); err != nil {
 		return nil, object.Info, err
 	}
-	if int64(len(data)) > limit {
+	if int64(buffer.Len()) > limit {
 		return nil, object.Info, &TooLargeError{key, limit}
 	}
-	return data, object.Info, nil
+	return buffer.Bytes(), object.Info, nil
 }
 
 // ValidKey says whether key may name an object: 1 to 1024 bytes, relative,

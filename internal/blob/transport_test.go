@@ -146,8 +146,7 @@ func TestProxy(t *testing.T) {
 // TestSlowIsNotStalled reads a body that takes longer than a stall, without
 // ever standing still for as long as one.
 func TestSlowIsNotStalled(t *testing.T) {
-	patience := quick
-	patience.Stall = time.Second
+	patience := stalling(time.Second)
 	var requests atomic.Int32
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		requests.Add(1)

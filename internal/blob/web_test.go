@@ -172,8 +172,8 @@ func TestWebSurvivesFaults(t *testing.T) {
 	for _, fault := range faultproxy.Faults {
 		for _, operation := range []string{"GetObject", "HeadObject"} {
 			proxy := faultproxy.New(t, server.URL)
-			proxy.Play(fault, operation, 2)
-			store := openStore(t, parse(t, proxy.URL), blob.Config{Patience: quick})
+			proxy.Play(fault, operation, 1)
+			store := openStore(t, parse(t, proxy.URL), blob.Config{Patience: stalling(500 * time.Millisecond)})
 			all.Go(func() {
 				if info, err := store.Stat(t.Context(), "object"); err != nil || info.Size != int64(len(smallObject)) {
 					t.Errorf("%s, where %s: %+v, error %v", operation, fault, info, err)

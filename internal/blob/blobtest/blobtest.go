@@ -27,8 +27,9 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 )
 
-// large is more than any store keeps in memory at once or sends in one request.
-const large = 24 << 20
+// large is more than any store sends in one request, and more than a connection
+// holds on its way.
+const large = 10 << 20
 
 // Run tests a store that says that it has all capabilities. Each call of open
 // must return another, empty store.
