@@ -34,9 +34,9 @@ func (e *MovedError) Error() string {
 // signatures of SigningKeys that they lack, and the plain-text copy is right
 // when Append returns.
 //
-// An error that wraps a [*MovedError] says that nothing was changed. After any
-// other, the proposal may have become a generation or not; appending it again
-// is right in both cases.
+// An error that wraps a [*MovedError] or an [*OlderError] says that nothing was
+// changed. After any other, the proposal may have become a generation or not;
+// appending it again is right in both cases.
 func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error) {
 	if err := p.Writable(); err != nil {
 		return Outcome{}, err
@@ -130,6 +130,9 @@ func (p *Pointer) plan(history *History, proposal Proposal) ([]Generation, Outco
 		return nil, Outcome{}, hint.With(fmt.Errorf("%s has moved: %w", p, &MovedError{*proposal.IfGeneration, newest.Number}),
 			"look at what it has moved to, and put again without if_generation or with the new number")
 	default:
+		if err := p.checkOrigin(history, proposal); err != nil {
+			return nil, Outcome{}, err
+		}
 		fresh, err := p.generation(newest.Number+1, proposal)
 		if err != nil {
 			return nil, Outcome{}, err

@@ -17,6 +17,10 @@ type Proposal struct {
 	// IfGeneration, unless nil, is the number that the newest generation must
 	// have for the pointer to move; 0 is that of a pointer without generations.
 	IfGeneration *uint64
+
+	// AllowOlder lets a promotion follow one of a later generation of the same
+	// pointer.
+	AllowOlder bool
 }
 
 // signatureRoom is how many bytes of an entry a new one leaves to the
