@@ -53,8 +53,9 @@ func parseS3(u *url.URL, config Config) (s3Location, error) {
 	if scheme != "http" && scheme != "https" {
 		return l, fmt.Errorf("the cache's URL has scheme=%s, which is neither http nor https", scheme)
 	}
-	l.plain = scheme == "http"
-	if endpoint := query.Get("endpoint"); endpoint != "" {
+	if endpoint := query.Get("endpoint"); endpoint == "" {
+		l.plain = scheme == "http"
+	} else {
 		if !strings.Contains(endpoint, "://") {
 			endpoint = scheme + "://" + endpoint
 		}

@@ -75,7 +75,7 @@ func (s *S3) put(ctx context.Context, key string, body io.Reader, opts PutOption
 // want to know.
 func (s *S3) write(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
 	source := bufio.NewReader(contextReader{ctx, body})
-	first, last, err := readPart(source, sizeOfPart(1))
+	first, last, err := readPart(source, make([]byte, 0, 64<<10), sizeOfPart(1)) // most objects are small
 	if err != nil {
 		return Info{}, err
 	}
@@ -86,9 +86,10 @@ func (s *S3) write(ctx context.Context, key string, body io.Reader, opts PutOpti
 	return write.inParts(ctx, first, source)
 }
 
-// readPart reads up to size bytes, and says whether they are the last.
-func readPart(source *bufio.Reader, size int64) (data []byte, last bool, err error) {
-	data = make([]byte, 0, min(size, 64<<10)) // most objects are small
+// readPart reads up to size bytes into buffer, or a larger one, and says whether
+// they are the last.
+func readPart(source *bufio.Reader, buffer []byte, size int64) (data []byte, last bool, err error) {
+	data = buffer[:0]
 	for int64(len(data)) < size {
 		if len(data) == cap(data) {
 			data = append(make([]byte, 0, min(size, int64(4*cap(data)))), data...)
@@ -215,7 +216,8 @@ func (w *s3Write) upload(ctx context.Context, upload *string, first []byte, rest
 				return nil
 			}
 			var err error
-			if data, last, err = readPart(rest, sizeOfPart(number+1)); err != nil {
+			next := sizeOfPart(number + 1)
+			if data, last, err = readPart(rest, make([]byte, 0, next), next); err != nil {
 				return err
 			}
 		}
@@ -299,7 +301,7 @@ func (w *s3Write) commit(ctx context.Context, attempt func() (etag string, err e
 			lost = lost || codeOf(err) != conflictCode
 			return err
 		}
-		condition := errors.Is(err, ErrPrecondition) || errors.Is(err, ErrNotExist)
+		condition := (w.opts.IfAbsent || w.opts.IfMatch != "") && (errors.Is(err, ErrPrecondition) || errors.Is(err, ErrNotExist))
 		if !condition && codeOf(err) != conflictCode && codeOf(err) != "NoSuchUpload" {
 			return err
 		}
