@@ -76,7 +76,10 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 		return nil, hint.With(fmt.Errorf("generation %d of %s is %s, not %s", generation.Number, source.Pointer, generation.Path, version.Path),
 			"the version is one of another history: the pointer was deleted and begun again")
 	}
-	from := source.cache(store)
+	from, _, err := source.cache(ctx, store)
+	if err != nil {
+		return nil, err
+	}
 	closure, err := from.Closure(ctx, generation.Path)
 	if err != nil {
 		return nil, err

@@ -87,6 +87,10 @@ func Out(ctx context.Context, step Step) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	to, upstreams, err := source.cache(ctx, store)
+	if err != nil {
+		return nil, err
+	}
 	target := source.pointer(store)
 	if err := target.Writable(); err != nil {
 		return nil, err
@@ -124,8 +128,8 @@ func Out(ctx context.Context, step Step) (any, error) {
 	}
 
 	// Push it.
-	pushed, err := push(ctx, step.Console, source.cache(store), cache.PushRequest{
-		Root: root, Infos: infos, Source: local, Previous: newestPath(before),
+	pushed, err := push(ctx, step.Console, to, cache.PushRequest{
+		Root: root, Infos: infos, Source: local, Previous: newestPath(before), Upstreams: upstreams,
 	})
 	if err != nil {
 		return nil, err
@@ -157,6 +161,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 	metadata := describe(source.Pointer, outcome.Generation)
 	metadata.add("sent", sent(pushed))
 	metadata.add("already there", amount(sizes.Paths-pushed.SentPaths, sizes.NarSize-pushed.SentNarSize))
+	tellUpstreams(step.Console, &metadata, to, pushed.Closure)
 	return Answer{versionOf(outcome.Generation), metadata}, nil
 }
 

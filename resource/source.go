@@ -30,6 +30,7 @@ type Source struct {
 	PointerSigningKeys []nix.SecretKey
 	PointerPublicKeys  nix.Keys // trusted for the pointer
 
+	Substituters []substituter
 	ExpiresAfter time.Duration // 0: a generation doesn't expire
 	Provenance   disclosure
 }
@@ -41,22 +42,9 @@ func decodeSource(r *request) Source {
 	o.require("cache", "the URL of a cache as in nix.conf: s3://bucket?region=eu-central-1, https://cache.example.org or file:///srv/cache")
 	o.require("pointer", "the name of what is to run one closure after the other, such as a host's: pointer: web-1")
 	s := Source{
-		Cache:   parsed(o, "cache", parseCacheURL),
-		Pointer: parsed(o, "pointer", pointer.ParseName),
-		Access: blob.Config{
-			AccessKeyID:                 o.text("access_key_id"),
-			SecretAccessKey:             o.text("secret_access_key"),
-			SessionToken:                o.text("session_token"),
-			AWSRoleARN:                  o.text("aws_role_arn"),
-			EnableAWSCredsProviderChain: o.flag("enable_aws_creds_provider_chain", false),
-			SkipS3Checksums:             o.flag("skip_s3_checksums", false),
-			ConditionalWrites:           o.optionalFlag("conditional_writes"),
-			Netrc:                       o.text("netrc"),
-			BearerToken:                 o.text("bearer_token"),
-			DisableSSL:                  o.flag("disable_ssl", false),
-			SkipSSLVerification:         o.flag("skip_ssl_verification", false),
-			CACerts:                     o.texts("ca_certs"),
-		},
+		Cache:              parsed(o, "cache", parseCacheURL),
+		Pointer:            parsed(o, "pointer", pointer.ParseName),
+		Access:             decodeAccess(o),
 		SigningKeys:        keys(o, "signing_key", nix.ParseSecretKey),
 		PublicKeys:         keys(o, "trusted_public_keys", nix.ParsePublicKey),
 		RequireSigs:        o.flag("require_sigs", true),
@@ -66,11 +54,31 @@ func decodeSource(r *request) Source {
 		Provenance:         cmp.Or(parsed(o, "provenance", parseDisclosure), full),
 	}
 	s.fillInKeys()
+	s.Substituters = decodeSubstituters(o, s.PublicKeys)
 	if s.RequireSigs && len(s.PublicKeys) == 0 && len(r.mistakes) == 0 {
 		o.failWith("trusted_public_keys", hint.With(errors.New("no key is trusted, so nothing in the cache could be accepted"),
 			"name the keys that sign the cache, or set require_sigs: false for a cache that nobody signs"))
 	}
 	return s
+}
+
+// decodeAccess takes what says who we are to a store, in the words of
+// Concourse's s3 resource.
+func decodeAccess(o *object) blob.Config {
+	return blob.Config{
+		AccessKeyID:                 o.text("access_key_id"),
+		SecretAccessKey:             o.text("secret_access_key"),
+		SessionToken:                o.text("session_token"),
+		AWSRoleARN:                  o.text("aws_role_arn"),
+		EnableAWSCredsProviderChain: o.flag("enable_aws_creds_provider_chain", false),
+		SkipS3Checksums:             o.flag("skip_s3_checksums", false),
+		ConditionalWrites:           o.optionalFlag("conditional_writes"),
+		Netrc:                       o.text("netrc"),
+		BearerToken:                 o.text("bearer_token"),
+		DisableSSL:                  o.flag("disable_ssl", false),
+		SkipSSLVerification:         o.flag("skip_ssl_verification", false),
+		CACerts:                     o.texts("ca_certs"),
+	}
 }
 
 // open returns the store of bytes that the cache and the pointer are in.
@@ -82,17 +90,30 @@ func (s *Source) open(ctx context.Context) (blob.Store, error) {
 	return store, nil
 }
 
-// cache returns the cache in store, with the trust and the wishes of the source.
-func (s *Source) cache(store blob.Store) *cache.Cache {
+// cache returns the cache in store, with the trust and the wishes of the source,
+// and those of its substituters that a put leaves paths to.
+func (s *Source) cache(ctx context.Context, store blob.Store) (c *cache.Cache, upstreams []*cache.Cache, err error) {
+	var substituters []*cache.Cache
+	for i := range s.Substituters {
+		opened, err := s.Substituters[i].open(ctx, s.RequireSigs)
+		if err != nil {
+			return nil, nil, err
+		}
+		substituters = append(substituters, opened)
+		if s.Substituters[i].Skip {
+			upstreams = append(upstreams, opened)
+		}
+	}
 	return cache.New(store, cache.Config{
 		PublicKeys:       s.PublicKeys,
 		RequireSigs:      s.RequireSigs,
 		SigningKeys:      s.SigningKeys,
+		Substituters:     substituters,
 		Compression:      s.Cache.compression,
 		CompressionLevel: s.Cache.compressionLevel,
 		WantMassQuery:    s.Cache.wantMassQuery,
 		Priority:         s.Cache.priority,
-	})
+	}), upstreams, nil
 }
 
 // pointer returns the pointer in store.

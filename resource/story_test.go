@@ -188,7 +188,9 @@ func cmdPublish(ts *testscript.TestScript, neg bool, args []string) {
 	infos, err := files.closure()
 	ts.Check(err)
 	root := infos[len(infos)-1].Path
-	pushed, err := source.cache(store).Push(ctx, cache.PushRequest{Root: root, Infos: infos, Source: files})
+	to, _, err := source.cache(ctx, store)
+	ts.Check(err)
+	pushed, err := to.Push(ctx, cache.PushRequest{Root: root, Infos: infos, Source: files})
 	ts.Check(err)
 	_, err = source.pointer(store).Append(ctx, pointer.Proposal{
 		Path: root, System: "x86_64-linux", NarHash: pushed.Closure.RootInfo().NarHash,
