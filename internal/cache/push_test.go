@@ -196,7 +196,7 @@ func TestPushSendsOnlyWhatIsMissing(t *testing.T) {
 	nginx := s.add(t, "nginx-2", "a new package", old[0])
 	next := s.add(t, "nixos-system-web-2", "the next system", append(old[:3:3], nginx)...)
 	rec.requests("")
-	pushed = push(t, c, s, next, root)
+	push(t, c, s, next, root)
 	if diff := cmp.Diff([]string{"nginx-2", "nixos-system-web-2"}, s.dumped()); diff != "" {
 		t.Errorf("sent (-want +got)\n%s", diff)
 	}
