@@ -56,8 +56,9 @@ func TestStories(t *testing.T) {
 // TestNixStories runs those that need a Nix, with each that we support.
 func TestNixStories(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, nix *nixtest.Nix) {
+		sample := nixtest.Sample(t)
 		runStories(t, "testdata/nix", func(t testing.TB, env *testscript.Env) error {
-			return errors.Join(setUpNix(t, env, nix), setUpStory(t, env))
+			return errors.Join(setUpNix(t, env, nix, sample), setUpStory(t, env))
 		})
 	})
 }
@@ -81,9 +82,9 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 	})
 }
 
-// setUpNix gives a script a Nix with an empty store, sources with the one input
-// config, which is a checkout, and a build of Concourse to name.
-func setUpNix(t testing.TB, env *testscript.Env, nix *nixtest.Nix) error {
+// setUpNix gives a script a Nix with an empty store, a copy of the sample as its
+// sources, whose input config is a checkout, and a build of Concourse to name.
+func setUpNix(t testing.TB, env *testscript.Env, nix *nixtest.Nix, sample string) error {
 	for _, variable := range nix.NewStore(t).Env() {
 		name, value, _ := strings.Cut(variable, "=")
 		if name == "PATH" {
@@ -93,13 +94,10 @@ func setUpNix(t testing.TB, env *testscript.Env, nix *nixtest.Nix) error {
 	}
 	env.Setenv("BUILD_URL", "https://ci.example.org/builds/1234")
 	sources := filepath.Join(env.WorkDir, "sources")
-	if err := os.Rename(nixtest.Sample(t), sources); err != nil {
-		return err
-	}
-	git := filepath.Join(sources, "config", ".git")
 	return errors.Join(
-		os.Mkdir(git, 0o755),
-		os.WriteFile(filepath.Join(git, "HEAD"), []byte("0123456789012345678901234567890123456789\n"), 0o644),
+		os.CopyFS(sources, os.DirFS(sample)),
+		os.Mkdir(filepath.Join(sources, "config", ".git"), 0o755),
+		os.WriteFile(filepath.Join(sources, "config", ".git", "HEAD"), []byte("0123456789012345678901234567890123456789\n"), 0o644),
 	)
 }
 
