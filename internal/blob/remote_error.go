@@ -15,8 +15,8 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
-// A remoteError is an answer that is an error, in few words and with the
-// meaning that callers branch on.
+// A remoteError is an answer that is an error, or the lack of one, in few words
+// and with the meaning that callers branch on.
 type remoteError struct {
 	text  string
 	kind  error // one of the errors of this package, or nil
@@ -61,14 +61,14 @@ func statusOf(err error) int {
 }
 
 // explainConnection makes an error without an HTTP status, met on the way to
-// endpoint, one that says what to do. It leaves out the request's URL, which a
+// endpoint, one that says what to do. It doesn't say the request's URL, which a
 // redirect may have brought and which may hold a signature.
 func explainConnection(err error, endpoint string) error {
 	var request *url.Error
 	if !errors.As(err, &request) {
 		return err
 	}
-	failure := fmt.Errorf("reaching %s: %w", endpoint, request.Err)
+	failure := &remoteError{text: fmt.Sprintf("reaching %s: %v", endpoint, request.Err), cause: err}
 	var (
 		name        *net.DNSError
 		authority   x509.UnknownAuthorityError

@@ -27,6 +27,7 @@ type Fault string
 const (
 	Reset           Fault = "the connection is reset before the server has the request"
 	LostAnswer      Fault = "the connection is reset after the server has done what it was asked"
+	Close           Fault = "the connection is closed instead of an answer"
 	Stall           Fault = "no answer comes"
 	StalledRequest  Fault = "nobody reads the request's body"
 	StalledAnswer   Fault = "the answer's body stops halfway"
@@ -38,7 +39,7 @@ const (
 )
 
 // Faults are all of them.
-var Faults = []Fault{Reset, LostAnswer, Stall, StalledRequest, StalledAnswer, TruncatedAnswer, SlowDown, TooManyRequests, InternalError, BadGateway}
+var Faults = []Fault{Reset, LostAnswer, Close, Stall, StalledRequest, StalledAnswer, TruncatedAnswer, SlowDown, TooManyRequests, InternalError, BadGateway}
 
 // A Proxy stands before a server.
 type Proxy struct {
@@ -168,6 +169,8 @@ func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		io.Copy(w, answer.Body)
 	case Reset, LostAnswer:
 		reset(hijack(w))
+	case Close:
+		hijack(w).Close()
 	case Stall, StalledRequest:
 		p.hold(hijack(w))
 	case StalledAnswer:
@@ -232,20 +235,20 @@ func (p *Proxy) hold(conn *net.TCPConn) {
 }
 
 // writeHalf writes an answer up to the middle of its body; of one without a
-// body, up to the middle of its header.
+// body, up to the middle of its header, and of a line there.
 func writeHalf(conn net.Conn, answer *http.Response) {
-	var whole bytes.Buffer
-	fmt.Fprintf(&whole, "HTTP/1.1 %s\r\n", answer.Status)
 	body, _ := io.ReadAll(answer.Body)
 	if len(body) > 0 {
 		answer.Header.Set("Content-Length", strconv.Itoa(len(body)))
 	}
-	answer.Header.Write(&whole)
-	half := whole.Len() / 2
-	if len(body) > 0 {
-		whole.WriteString("\r\n")
-		half = whole.Len() + len(body)/2
-		whole.Write(body)
+	var header bytes.Buffer
+	fmt.Fprintf(&header, "HTTP/1.1 %s\r\n", answer.Status)
+	answer.Header.Write(&header)
+	if len(body) == 0 {
+		half := header.Bytes()[:header.Len()/2]
+		conn.Write(header.Bytes()[:bytes.LastIndexByte(half, '\n')+3])
+		return
 	}
-	conn.Write(whole.Bytes()[:half])
+	header.WriteString("\r\n")
+	conn.Write(append(header.Bytes(), body[:len(body)/2]...))
 }
