@@ -237,20 +237,23 @@ func forEverybody(t *testing.T, binary string) string {
 
 // Nix without its sandbox, which is how it runs in most containers, lets
 // builders see all processes.
-func TestHostileBuilder(t *testing.T) {
-	theirs, sources := nixtest.Current(t).NewStore(t), nixtest.Sample(t)
+func TestHostileBuilder(t *testing.T) { nixtest.Each(t, testHostileBuilder) }
+
+func testHostileBuilder(t *testing.T, n *nixtest.Nix) {
+	theirs, sources := n.NewStore(t), nixtest.Sample(t)
 	theirs.Setenv(t)
 	file := write(t, sources, `build "hostile" { } ''
 		exec >&2
 		echo looked
-		env | grep -q SECRET-[0-9] && echo "found in own environment"
 		pid=$$
-		while [ "$pid" -gt 1 ]; do
+		until grep -aq 'be-victi[m]' /proc/$pid/cmdline; do
+			grep -aq SECRET-[0-9] /proc/$pid/environ && echo "found in environ of $pid, on the way"
 			pid=$(sed -n 's/^PPid:\t//p' /proc/$pid/status)
-			grep -aq SECRET-[0-9] /proc/$pid/environ && echo "found in environ of $pid"
-			timeout 1 grep -aq SECRET-[0-9] /proc/$pid/fd/0 && echo "found in fd of $pid"
-			head -c 1 /proc/$pid/mem 2>&1 | grep -q 'Input/output' && echo "found in mem of $pid"
 		done
+		cd /proc/$pid
+		grep -aq SECRET-[0-9] environ && echo "found in environ"
+		timeout 1 grep -aq SECRET-[0-9] fd/0 && echo "found in fd"
+		head -c 1 mem 2>&1 | grep -q 'Input/output' && echo "found in memory, if one looks on"
 		mkdir $out
 	''`)
 	attributes := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS}
@@ -276,8 +279,12 @@ func TestHostileBuilder(t *testing.T) {
 		return victim(t, os.Args[0], attributes, stdin, environment, "be-victim-building", how, t.TempDir(), file)
 	}
 
-	if control := run("open"); !strings.Contains(control, "found in environ of") {
-		t.Errorf("unprotected, the secret isn't found: this test tests nothing\n%s", control)
+	control := run("open")
+	for _, want := range []string{"environ", "fd", "memory"} {
+		// Newer Nixes take capabilities from builders themselves.
+		if strings.HasPrefix(n.Version, "2.8.") && !strings.Contains(control, "found in "+want) {
+			t.Errorf("unprotected, the secret isn't found in %s: this test tests nothing\n%s", want, control)
+		}
 	}
 	if got := run("protected"); !strings.Contains(got, "looked") || strings.Contains(got, "found in") || strings.Contains(got, "the child failed") {
 		t.Errorf("the builder says:\n%s", got)
