@@ -77,7 +77,7 @@ motd: -47.4 KiB
 nginx: 1.28.0 → 1.28.1, +12.4 KiB
 nixos-system-web: 1-25.05.1 → 1-25.05.2
 
-closure: 14 → 14 paths, 13.0 MiB → 13.9 MiB, +894.1 KiB
+closure: 14 paths, 13.0 MiB → 13.9 MiB, +894.1 KiB
 revision: 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b → 8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c3d2e1f0a9b
 reboot due: kernel, initrd
 `
@@ -112,16 +112,26 @@ func TestTextOfLittle(t *testing.T) {
 	}{
 		"nothing but the commit": {today, Closure{Root: today.Root, Infos: today.Infos, Revision: tomorrow.Revision}, `no package changed
 
-closure: 14 → 14 paths, 13.0 MiB → 13.0 MiB
+closure: 14 paths, 13.0 MiB
 revision: 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b → 8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c3d2e1f0a9b
 `},
 		"no commit known": {unknown, unknown, `no package changed
 
-closure: 14 → 14 paths, 13.0 MiB → 13.0 MiB
+closure: 14 paths, 13.0 MiB
+`},
+		"the same commit": {today, today, `no package changed
+
+closure: 14 paths, 13.0 MiB
+revision: 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b
+`},
+		"one path less": {today, Closure{Root: today.Root, Infos: today.Infos[1:], Revision: today.Revision}, `linux: -1024.0 KiB
+
+closure: 14 → 13 paths, 13.0 MiB → 12.0 MiB, -1024.0 KiB
+revision: 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b
 `},
 		"one commit known": {unknown, today, `no package changed
 
-closure: 14 → 14 paths, 13.0 MiB → 13.0 MiB
+closure: 14 paths, 13.0 MiB
 revision: unknown → 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b
 `},
 		"the first": {Closure{}, today, `closure: 14 paths, 13.0 MiB

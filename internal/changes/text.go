@@ -24,22 +24,18 @@ func (c *Changes) Text(colour bool) string {
 		b.WriteByte('\n')
 	}
 
-	after := c.After
-	if c.Before == nil {
-		fmt.Fprintf(&b, "closure: %d paths, %s\n", after.Paths, formatSize(after.NarSize))
-		if after.Revision != "" {
-			fmt.Fprintf(&b, "revision: %s\n", printable(after.Revision))
-		}
-		return b.String()
+	before, after := c.After, c.After
+	if c.Before != nil {
+		before = *c.Before
 	}
-	before := *c.Before
-	fmt.Fprintf(&b, "closure: %d → %d paths, %s → %s", before.Paths, after.Paths, formatSize(before.NarSize), formatSize(after.NarSize))
-	if growth := after.NarSize - before.NarSize; growth != 0 {
+	fmt.Fprintf(&b, "closure: %s paths, %s", arrow(fmt.Sprint(before.Paths), fmt.Sprint(after.Paths)),
+		arrow(formatSize(before.NarSize), formatSize(after.NarSize)))
+	if growth := after.NarSize - before.NarSize; growth >= 1<<10 || growth <= -1<<10 {
 		b.WriteString(", " + formatGrowth(growth, colour))
 	}
 	b.WriteByte('\n')
 	if before.Revision != "" || after.Revision != "" {
-		fmt.Fprintf(&b, "revision: %s → %s\n", known(before.Revision), known(after.Revision))
+		fmt.Fprintf(&b, "revision: %s\n", arrow(known(before.Revision), known(after.Revision)))
 	}
 	if len(c.Reboot) > 0 {
 		b.WriteString(paint(printable("reboot due: "+strings.Join(c.Reboot, ", ")), yellow, colour) + "\n")
@@ -103,6 +99,14 @@ func formatGrowth(bytes int64, colour bool) string {
 		return paint("+"+formatSize(bytes), red, colour)
 	}
 	return paint(formatSize(bytes), green, colour)
+}
+
+// arrow is what was and what is, or only that if it is the same.
+func arrow(before, after string) string {
+	if before == after {
+		return after
+	}
+	return before + " → " + after
 }
 
 // known is a revision, if it is one.
