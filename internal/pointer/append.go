@@ -62,8 +62,8 @@ func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error
 func (p *Pointer) swap(ctx context.Context, proposal Proposal) (Outcome, *History, error) {
 	var failure error // of the last write
 	var etag string   // of what it should have replaced
-	for tries := 0; ; {
-		history, err := p.readForWriting(ctx)
+	for tries, seen := 0, proposal.Seen; ; seen = nil {
+		history, err := p.readForWriting(ctx, seen)
 		if err != nil && failure != nil {
 			err = fmt.Errorf("%w; then, looking whether it was written: %w", failure, err)
 		}
@@ -92,9 +92,13 @@ func (p *Pointer) swap(ctx context.Context, proposal Proposal) (Outcome, *Histor
 	}
 }
 
-// readForWriting reads the history, and refuses to begin one where there must
-// have been one: numbers would begin again, too.
-func (p *Pointer) readForWriting(ctx context.Context) (*History, error) {
+// readForWriting reads the history, unless it was seen and a write over another
+// would fail. It refuses to begin one where there must have been one: numbers
+// would begin again, too.
+func (p *Pointer) readForWriting(ctx context.Context, seen *History) (*History, error) {
+	if seen != nil && len(seen.entries) > 0 && !p.config.SingleWriter {
+		return seen, nil
+	}
 	history, err := p.Read(ctx)
 	if err != nil || len(history.entries) > 0 {
 		return history, err

@@ -282,7 +282,7 @@ func wantFindable(t *testing.T, p *Pointer, n int) {
 	t.Helper()
 	history := mustRead(t, p)
 	for i := 1; i <= n; i++ {
-		g, err := p.find(t.Context(), history, uint64(i))
+		g, err := p.FindIn(t.Context(), history, uint64(i))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -380,6 +380,57 @@ func TestNothingNewIsTwoRequests(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, requests); diff != "" {
 		t.Errorf("Append (-want +got)\n%s", diff)
+	}
+
+	// A history that was read before isn't read again.
+	for _, test := range []struct {
+		label string
+		want  []string
+	}{{"b", []string{"GET pointers/web-1"}}, {"c", want[1:]}} {
+		proposal := proposal(test.label)
+		proposal.Seen = mustRead(t, open(memory))
+		requests = nil
+		if _, err := open(store).Append(t.Context(), proposal); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(test.want, requests); diff != "" {
+			t.Errorf("Append of %s to what was seen (-want +got)\n%s", test.label, diff)
+		}
+	}
+}
+
+func TestSeenIsNoLongerTrue(t *testing.T) {
+	never, one := []string(nil), []string{"a"}
+	for _, test := range []struct {
+		name             string
+		there, meanwhile []string
+		label            string
+		only             *uint64
+		want, wantError  string
+	}{
+		{"others have moved it", one, []string{"x", "y"}, "b", nil, "4:b 3:y 2:x 1:a", ""},
+		{"others have begun it", never, []string{"x"}, "b", nil, "2:b 1:x", ""},
+		{"others have been there, too", one, []string{"b"}, "b", nil, "2:b 1:a", ""},
+		{"it should have stayed", one, []string{"x"}, "b", new(uint64(1)), "2:x 1:a", "the newest generation is 2, not 1"},
+	} {
+		for name, options := range map[string]func(*Config){
+			"": func(*Config) {}, ", single writer": func(c *Config) { c.SingleWriter = true },
+		} {
+			t.Run(test.name+name, func(t *testing.T) {
+				p := open(blob.NewMemory(), options)
+				mustAppend(t, p, test.there...)
+				proposal := proposal(test.label)
+				proposal.Seen, proposal.IfGeneration = mustRead(t, p), test.only
+				mustAppend(t, p, test.meanwhile...)
+				_, err := p.Append(t.Context(), proposal)
+				if test.wantError != "" {
+					wantError(t, err, test.wantError)
+				} else if err != nil {
+					t.Fatal(err)
+				}
+				wantGenerations(t, p, test.want)
+			})
+		}
 	}
 }
 

@@ -58,7 +58,7 @@ func (p *Pointer) Preview(ctx context.Context, proposal Proposal) error {
 	if err := p.Writable(); err != nil {
 		return err
 	}
-	history, err := p.readForWriting(ctx)
+	history, err := p.readForWriting(ctx, proposal.Seen)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,11 @@ type Proposal struct {
 	// AllowOlder lets a promotion follow one of a later generation of the same
 	// pointer.
 	AllowOlder bool
+
+	// Seen, unless nil, is the history as Read has just found it. Append then
+	// doesn't read it first, and reads it again if it finds it changed; but
+	// where there is nothing to write, it takes its word for that.
+	Seen *History
 }
 
 // signatureRoom is how many bytes of an entry a new one leaves to the

@@ -56,10 +56,12 @@ func (p *Pointer) Find(ctx context.Context, number uint64) (Generation, error) {
 	if err != nil {
 		return Generation{}, err
 	}
-	return p.find(ctx, history, number)
+	return p.FindIn(ctx, history, number)
 }
 
-func (p *Pointer) find(ctx context.Context, history *History, number uint64) (Generation, error) {
+// FindIn is Find, given the history as it was read: it makes no request unless
+// the generation has left it.
+func (p *Pointer) FindIn(ctx context.Context, history *History, number uint64) (Generation, error) {
 	newest, exists := history.Newest()
 	if !exists {
 		return Generation{}, hint.With(fmt.Errorf("generation %d of %s, which has never been put: %w", number, p, ErrGone),

@@ -78,7 +78,7 @@ func (p *Pointer) onlyIf(exists bool, etag string) blob.PutOptions {
 
 // confirm returns an error unless g, which the store took, is still there.
 func (p *Pointer) confirm(ctx context.Context, history *History, g Generation) error {
-	found, err := p.find(ctx, history, g.Number)
+	found, err := p.FindIn(ctx, history, g.Number)
 	if err == nil && found.Details.Run == g.Details.Run {
 		return nil
 	}
