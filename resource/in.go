@@ -66,9 +66,17 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 	if err != nil {
 		return nil, err
 	}
+	from, _, err := source.cache(ctx, store)
+	if err != nil {
+		return nil, err
+	}
 
 	// Which closure is it?
-	generation, err := source.pointer(store).Find(ctx, version.Generation)
+	trail := source.trail(store, from)
+	if err := trail.look(ctx); err != nil {
+		return nil, err
+	}
+	generation, err := trail.find(ctx, version.Generation)
 	if err != nil {
 		return nil, err
 	}
@@ -76,11 +84,7 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 		return nil, hint.With(fmt.Errorf("generation %d of %s is %s, not %s", generation.Number, source.Pointer, generation.Path, version.Path),
 			"the version is one of another history: the pointer was deleted and begun again")
 	}
-	from, _, err := source.cache(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	closure, err := from.Closure(ctx, generation.Path)
+	closure, err := trail.closure(ctx, generation)
 	if err != nil {
 		return nil, err
 	}
@@ -98,6 +102,14 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 	if err := fetch(ctx, step.Console, from, closure, params.Format, dest); err != nil {
 		return nil, err
 	}
+	changed, err := trail.changes(ctx, generation, closure)
+	if err != nil {
+		step.Console.Warn("%v", err)
+	}
+	changesDocument, err := json.MarshalIndent(changed, "", "  ")
+	if err != nil {
+		return nil, err
+	}
 	document, err := json.MarshalIndent(generation, "", "  ")
 	if err != nil {
 		return nil, err
@@ -110,6 +122,8 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 		{"store-paths", nixstore.StorePaths(infos)},
 		{"registration", nixstore.Registration(infos)},
 		{"total-nar-size", strconv.FormatInt(closure.NarSize(), 10) + "\n"},
+		{"changes.txt", changed.Text(false)},
+		{"changes.json", string(changesDocument) + "\n"},
 		{resultFile, string(document) + "\n"},
 	} {
 		if err := dest.write(file.name, file.content); err != nil {

@@ -38,6 +38,7 @@ func describe(name pointer.Name, g pointer.Generation) Metadata {
 	m.add("path", g.Path.String())
 	m.add("revision", g.Details.Revision)
 	m.add("message", g.Details.Message)
+	m.add("changes", g.Details.Changes)
 	m.add("closure", amount(g.Details.Sizes.Paths, g.Details.Sizes.NarSize))
 	m.add("created", formatTime(g.Created))
 	if g.Expires != 0 {

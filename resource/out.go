@@ -91,8 +91,8 @@ func Out(ctx context.Context, step Step) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	target := source.pointer(store)
-	if err := target.Writable(); err != nil {
+	trail := source.trail(store, to)
+	if err := trail.pointer.Writable(); err != nil {
 		return nil, err
 	}
 	inputs, err := openInputs(step.Dir)
@@ -108,8 +108,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	before, err := target.Read(ctx)
-	if err != nil {
+	if err := trail.look(ctx); err != nil {
 		return nil, err
 	}
 
@@ -126,10 +125,15 @@ func Out(ctx context.Context, step Step) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	if what.path.IsZero() { // building may have taken hours
+		if err := trail.look(ctx); err != nil {
+			return nil, err
+		}
+	}
 
 	// Push it.
 	pushed, err := push(ctx, step.Console, to, cache.PushRequest{
-		Root: root, Infos: infos, Source: local, Previous: newestPath(before), Upstreams: upstreams,
+		Root: root, Infos: infos, Source: local, Previous: trail.previous(ctx), Upstreams: upstreams,
 	})
 	if err != nil {
 		return nil, err
@@ -137,7 +141,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 
 	// Move the pointer.
 	sizes := pointer.Sizes{Paths: len(pushed.Closure.Paths), NarSize: pushed.Closure.NarSize()}
-	outcome, err := target.Append(ctx, pointer.Proposal{
+	outcome, changed, err := trail.move(ctx, step.Console, pointer.Proposal{
 		Path:    root,
 		System:  system(local.RealPath(root)),
 		NarHash: pushed.Closure.RootInfo().NarHash,
@@ -148,7 +152,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 			Sizes:      sizes,
 		},
 		IfGeneration: ifGeneration,
-	})
+	}, pushed.Closure)
 	if releaseErr := pushed.Release(ctx); releaseErr != nil {
 		step.Console.Warn("the lease of this push stays in the cache: %v", releaseErr)
 	}
@@ -158,6 +162,9 @@ func Out(ctx context.Context, step Step) (any, error) {
 
 	// Say so.
 	sayOutcome(step.Console, source.Pointer, outcome)
+	if changed != nil {
+		step.Console.sayChanges(changed)
+	}
 	metadata := describe(source.Pointer, outcome.Generation)
 	metadata.add("sent", sent(pushed))
 	metadata.add("already there", amount(sizes.Paths-pushed.SentPaths, sizes.NarSize-pushed.SentNarSize))
@@ -196,14 +203,6 @@ func (s subject) realise(ctx context.Context, local *nixstore.Store) (nix.StoreP
 		return local.Build(ctx, s.expression)
 	}
 	return s.path, nil
-}
-
-// newestPath is what the pointer leads to now, if anything.
-func newestPath(history *pointer.History) []nix.StorePath {
-	if newest, ok := history.Newest(); ok {
-		return []nix.StorePath{newest.Path}
-	}
-	return nil
 }
 
 // push pushes a closure, and tells a person how that goes.

@@ -144,7 +144,15 @@ func sample(t testing.TB) (*store, nix.StorePath) {
 
 func push(t testing.TB, c *Cache, s *store, root nix.StorePath, previous ...nix.StorePath) *Pushed {
 	t.Helper()
-	pushed, err := c.Push(t.Context(), PushRequest{Root: root, Infos: s.closure(root), Source: s, Previous: previous})
+	req := PushRequest{Root: root, Infos: s.closure(root), Source: s}
+	for _, p := range previous {
+		closure, err := c.Closure(t.Context(), p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		req.Previous = append(req.Previous, closure)
+	}
+	pushed, err := c.Push(t.Context(), req)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,8 @@ import (
 type Closure struct {
 	Root  nix.StorePath
 	Paths []NarInfo // each once, references before what refers to them; the last is Root
+
+	listed bool // all of them were in the manifest of Root
 }
 
 // NarSize is the size of all NARs, uncompressed, in bytes.
@@ -35,6 +37,15 @@ func (cl *Closure) Infos() []nix.PathInfo {
 	return infos
 }
 
+// byPath returns the narinfos by their paths.
+func (cl *Closure) byPath() map[nix.StorePath]NarInfo {
+	narinfos := make(map[nix.StorePath]NarInfo, len(cl.Paths))
+	for _, ni := range cl.Paths {
+		narinfos[ni.Path] = ni
+	}
+	return narinfos
+}
+
 // RootInfo is the narinfo of the root.
 func (cl *Closure) RootInfo() *NarInfo { return &cl.Paths[len(cl.Paths)-1] }
 
@@ -46,7 +57,10 @@ func (c *Cache) Closure(ctx context.Context, root nix.StorePath) (*Closure, erro
 	if err != nil {
 		return nil, err
 	}
-	closure, _, err := c.complete(ctx, root, known)
+	closure, asked, err := c.complete(ctx, root, known)
+	if err == nil {
+		closure.listed = !asked
+	}
 	return closure, err
 }
 
@@ -109,7 +123,7 @@ func (c *Cache) complete(ctx context.Context, root nix.StorePath, known map[nix.
 	if err != nil {
 		return nil, false, fmt.Errorf("the closure of %s in %s: %w", root, c, err)
 	}
-	return &Closure{root, sorted}, asked, nil
+	return &Closure{Root: root, Paths: sorted}, asked, nil
 }
 
 func (c *Cache) missing(root, path, referrer nix.StorePath) error {

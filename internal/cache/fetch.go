@@ -72,7 +72,7 @@ func (c *Cache) Copy(ctx context.Context, closure *Closure, dst blob.Store, mete
 	if err != nil {
 		return err
 	}
-	copied := &Closure{closure.Root, slices.Clone(closure.Paths)}
+	copied := &Closure{Root: closure.Root, Paths: slices.Clone(closure.Paths)}
 	for i := range copied.Paths {
 		ni := &copied.Paths[i]
 		ni.from = nil

@@ -27,9 +27,9 @@ type PushRequest struct {
 	Infos  []nix.PathInfo // the closure of Root in the source, in any order
 	Source Source
 
-	// Previous are roots whose closures the cache is likely to have, such as
+	// Previous are closures that the cache was found to have, such as that of
 	// the pointer's newest: their manifests spare looking at each path.
-	Previous []nix.StorePath
+	Previous []*Closure
 
 	// Upstreams are those substituters whose paths need not be uploaded, since
 	// whoever uses this cache uses them, too.
@@ -72,7 +72,7 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 	if err != nil {
 		return nil, err
 	}
-	known, err := c.readManifest(ctx, req.Root)
+	known, published, err := c.manifest(ctx, req)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +80,7 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 	if closure := c.vouched(req.Root, known); closure != nil {
 		pushed.Closure = closure
 		pushed.compare(local)
-		if !slices.Contains(req.Previous, req.Root) {
+		if !published {
 			pushed.lease, err = c.takeLease(ctx, req.Root)
 		}
 		return pushed, err
@@ -96,6 +96,22 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 		return nil, err
 	}
 	return pushed, nil
+}
+
+// manifest returns what the manifest of the request's root lists, and whether
+// the root is among those that went before.
+func (c *Cache) manifest(ctx context.Context, req PushRequest) (known map[nix.StorePath]NarInfo, published bool, err error) {
+	for _, closure := range req.Previous {
+		if closure.Root != req.Root {
+			continue
+		}
+		published = true
+		if closure.listed {
+			return closure.byPath(), true, nil
+		}
+	}
+	known, err = c.readManifest(ctx, req.Root)
+	return known, published, err
 }
 
 func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo, pushed *Pushed) error {
@@ -240,22 +256,17 @@ func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Cl
 	if err != nil {
 		return nil
 	}
-	return &Closure{root, sorted}
+	return &Closure{Root: root, Paths: sorted, listed: true}
 }
 
 // present finds out which paths the cache has: from the manifests of previous
 // roots, and by asking for the rest. The narinfos need not be acceptable.
 func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo) (map[nix.StorePath]NarInfo, error) {
 	have := wholeOnly(known)
-	for _, root := range req.Previous {
-		if root == req.Root {
-			continue
+	for _, closure := range req.Previous {
+		if closure.listed {
+			maps.Copy(have, closure.byPath())
 		}
-		manifest, err := c.readManifest(ctx, root)
-		if err != nil {
-			return nil, err
-		}
-		maps.Copy(have, wholeOnly(manifest))
 	}
 	var ask []nix.StorePath
 	for path := range local {

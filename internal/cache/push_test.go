@@ -212,8 +212,13 @@ func TestPushSendsOnlyWhatIsMissing(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if pushed = push(t, c, s, next); pushed.SentPaths != 0 {
+	if pushed = push(t, c, s, next, next); pushed.SentPaths != 0 {
 		t.Errorf("sent %d paths that were there", pushed.SentPaths)
+	}
+
+	// ... and leaves one for the next time.
+	if diff := cmp.Diff([]string{manifestKey(next)}, keys(t, rec.Store, "closures/")); diff != "" {
+		t.Errorf("manifests (-want +got)\n%s", diff)
 	}
 }
 

@@ -1,0 +1,228 @@
+package resource
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+	"github.com/nixos-closure/nixos-closure-resource/internal/changes"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+)
+
+// A fleet is a cache with systems in it, each of a version of nginx.
+type fleet struct {
+	t      *testing.T
+	store  blob.Store
+	source Source
+	log    strings.Builder
+}
+
+func newFleet(t *testing.T) *fleet {
+	secret, err := nix.ParseSecretKey(nixtest.NewKey(t, "cache.example.org-1").Secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &fleet{t: t, store: blob.NewMemory(), source: Source{
+		Pointer: "web-1", RequireSigs: true,
+		SigningKeys: []nix.SecretKey{secret}, PointerSigningKeys: []nix.SecretKey{secret},
+		PublicKeys: nix.Keys{secret.Public()}, PointerPublicKeys: nix.Keys{secret.Public()},
+	}}
+}
+
+// system pushes the system with a version of nginx.
+func (f *fleet) system(version string) *cache.Closure {
+	f.t.Helper()
+	dir := greetings(f.t.TempDir())
+	var infos []nix.PathInfo
+	for _, name := range []string{"nginx-" + version, "nixos-system-web-1"} {
+		hash := nix.Hash(sha256.Sum256([]byte(name + version)))
+		path, err := nix.ParseBaseName(strings.TrimPrefix(hash.String(), "sha256:")[:32] + "-" + name)
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		file := filepath.Join(string(dir), path.Base())
+		if err := os.WriteFile(file, []byte(name), 0o644); err != nil {
+			f.t.Fatal(err)
+		}
+		var archive bytes.Buffer
+		if err := nar.Dump(&archive, file); err != nil {
+			f.t.Fatal(err)
+		}
+		info := nix.PathInfo{Path: path, NarHash: sha256.Sum256(archive.Bytes()), NarSize: int64(archive.Len())}
+		for _, i := range infos {
+			info.References = append(info.References, i.Path)
+		}
+		infos = append(infos, info)
+	}
+	pushed, err := f.look().cache.Push(f.t.Context(), cache.PushRequest{Root: infos[1].Path, Infos: infos, Source: dir})
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return pushed.Closure
+}
+
+// look is a trail that was looked at.
+func (f *fleet) look() *trail {
+	f.t.Helper()
+	from, _, err := f.source.cache(f.t.Context(), f.store)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	trail := f.source.trail(f.store, from)
+	if err := trail.look(f.t.Context()); err != nil {
+		f.t.Fatal(err)
+	}
+	return trail
+}
+
+// move moves a pointer as a put would, and returns what the generation that it
+// leads to says of changes.
+func (f *fleet) move(trail *trail, closure *cache.Closure, ifGeneration *uint64) (string, error) {
+	f.log.Reset()
+	outcome, _, err := trail.move(f.t.Context(), NewConsole(&f.log, func(string) string { return "" }), pointer.Proposal{
+		Path: closure.Root, System: "x86_64-linux", NarHash: closure.RootInfo().NarHash, IfGeneration: ifGeneration,
+	}, closure)
+	return outcome.Generation.Details.Changes, err
+}
+
+func (f *fleet) mustMove(trail *trail, closure *cache.Closure) string {
+	f.t.Helper()
+	changed, err := f.move(trail, closure, nil)
+	if err != nil {
+		f.t.Fatal(err)
+	}
+	return changed
+}
+
+// changes are what the cache says that each generation has changed.
+func (f *fleet) changes() []string {
+	f.t.Helper()
+	var summaries []string
+	for number := uint64(1); ; number++ {
+		c, err := changes.Read(f.t.Context(), f.store, "web-1", number)
+		if errors.Is(err, blob.ErrNotExist) {
+			return summaries
+		}
+		if err != nil {
+			f.t.Fatal(err)
+		}
+		summaries = append(summaries, c.Summary())
+	}
+}
+
+func TestMoveTellsWhatChanges(t *testing.T) {
+	f := newFleet(t)
+	for _, step := range []struct{ version, want string }{
+		{"1.28.0", ""},
+		{"1.28.1", "nginx: 1.28.0 → 1.28.1"},
+		{"1.28.1", "nginx: 1.28.0 → 1.28.1"}, // no move
+		{"1.28.0", "nginx: 1.28.1 → 1.28.0"},
+	} {
+		if got := f.mustMove(f.look(), f.system(step.version)); got != step.want {
+			t.Errorf("to %s: got %q, want %q", step.version, got, step.want)
+		}
+	}
+	if diff := cmp.Diff([]string{"", "nginx: 1.28.0 → 1.28.1", "nginx: 1.28.1 → 1.28.0"}, f.changes()); diff != "" {
+		t.Errorf("in the cache (-want +got)\n%s", diff)
+	}
+}
+
+// What is signed is compared with the generation that is replaced, also if that
+// is another one than when the put began.
+func TestMoveAfterOthers(t *testing.T) {
+	f := newFleet(t)
+	one, two, three := f.system("1"), f.system("2"), f.system("3")
+	f.mustMove(f.look(), one)
+	slow, stubborn, late := f.look(), f.look(), f.look()
+	f.mustMove(f.look(), two)
+	if got, want := f.mustMove(slow, three), "nginx: 2 → 3"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := f.mustMove(late, three), "nginx: 2 → 3"; got != want {
+		t.Errorf("who came late to the same got %q, want %q", got, want)
+	}
+	var moved *pointer.MovedError
+	if _, err := f.move(stubborn, f.system("4"), new(uint64(1))); !errors.As(err, &moved) {
+		t.Errorf("who wanted to replace generation 1: got %v, want a MovedError", err)
+	}
+	if diff := cmp.Diff([]string{"", "nginx: 1 → 2", "nginx: 2 → 3"}, f.changes()); diff != "" {
+		t.Errorf("in the cache (-want +got)\n%s", diff)
+	}
+}
+
+// readOnlyBelow is a store that refuses to write some objects.
+type readOnlyBelow struct {
+	blob.Store
+	prefix string
+}
+
+func (s readOnlyBelow) Put(ctx context.Context, key string, body io.Reader, opts blob.PutOptions) (blob.Info, error) {
+	if strings.HasPrefix(key, s.prefix) {
+		return blob.Info{}, blob.ErrPermission
+	}
+	return s.Store.Put(ctx, key, body, opts)
+}
+
+// A put that was cut short before it wrote what changed is finished by the next
+// one. Not to be allowed to write it is no reason to fail.
+func TestMoveFinishesWhatIsMissing(t *testing.T) {
+	f := newFleet(t)
+	one, two := f.system("1"), f.system("2")
+	whole := f.store
+	f.store = readOnlyBelow{whole, "changes/"}
+	f.mustMove(f.look(), one)
+	if got, want := f.mustMove(f.look(), two), "nginx: 1 → 2"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if !strings.HasPrefix(f.log.String(), "warning: ") || f.changes() != nil {
+		t.Errorf("without a warning there is %q:\n%s", f.changes(), &f.log)
+	}
+
+	f.store = whole
+	f.mustMove(f.look(), two)
+	c, err := changes.Read(t.Context(), whole, "web-1", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.Summary(), "nginx: 1 → 2"; got != want || f.log.Len() > 0 {
+		t.Errorf("mended to %q, want %q:\n%s", got, want, &f.log)
+	}
+}
+
+// If the closure before is damaged, what changes can't be told; that is said,
+// and no more.
+func TestMoveFromWhatIsGone(t *testing.T) {
+	f := newFleet(t)
+	one, two := f.system("1"), f.system("2")
+	f.mustMove(f.look(), one)
+	for info, err := range f.store.List(t.Context(), "") {
+		if err == nil && strings.Contains(info.Key, one.Root.HashPart()) {
+			err = f.store.Delete(t.Context(), info.Key)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := f.mustMove(f.look(), two); got != "" {
+		t.Errorf("it changes %q", got)
+	}
+	if want := "warning: what generation 2 changes can't be told: "; !strings.HasPrefix(f.log.String(), want) {
+		t.Errorf("want a %q, got\n%s", want, &f.log)
+	}
+	if diff := cmp.Diff([]string{""}, f.changes()); diff != "" {
+		t.Errorf("in the cache (-want +got)\n%s", diff)
+	}
+}
