@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/url"
 	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
@@ -48,6 +49,12 @@ func newTransport(config Config) (http.RoundTripper, error) {
 				return nil, err
 			}
 			return impatient{conn, config.Patience.Stall}, nil
+		},
+		OnProxyConnectResponse: func(_ context.Context, _ *url.URL, _ *http.Request, answer *http.Response) error {
+			if answer.StatusCode/100 == 4 {
+				return retry.Permanent(fmt.Errorf("the proxy answers %s", answer.Status))
+			}
+			return nil
 		},
 		TLSClientConfig:       &tls.Config{RootCAs: authorities, InsecureSkipVerify: config.SkipSSLVerification},
 		TLSHandshakeTimeout:   config.Patience.Stall,

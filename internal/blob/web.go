@@ -12,6 +12,7 @@ import (
 
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
@@ -43,9 +44,19 @@ func openWeb(u *url.URL, config Config) (*Web, error) {
 		return nil, err
 	}
 	w := &Web{base: base, authorization: authorization, patience: config.Patience}
-	w.client = &http.Client{Transport: authorized{transport, w}}
+	w.client = &http.Client{
+		Transport: authorized{transport, w},
+		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
+			if len(via) == maxRedirects {
+				return retry.Permanent(fmt.Errorf("redirected more than %d times", maxRedirects))
+			}
+			return nil
+		},
+	}
 	return w, nil
 }
+
+const maxRedirects = 10
 
 func webAuthorization(host string, config Config) (string, error) {
 	if config.BearerToken != "" {

@@ -157,8 +157,12 @@ func TestWebCredentials(t *testing.T) {
 			t.Errorf("%s: asked for (-want +got)\n%s", test.path, diff)
 		}
 	}
+	asked = nil
 	_, err := webStore(t, server, "/circle", blob.Config{Patience: quick}).Get(t.Context(), "object", blob.GetOptions{})
 	wantExplained(t, err, nil, "", "s1gnature")
+	if len(asked) != 10 {
+		t.Errorf("it was asked %d times, going round in a circle", len(asked))
+	}
 
 	_, err = blob.Open(t.Context(), parse(t, "https://user:p4ss@cache.example.org"), blob.Config{})
 	wantExplained(t, err, nil, "put them into netrc", "p4ss")

@@ -164,7 +164,6 @@ func TestTransientForReal(t *testing.T) {
 		secure.URL:                         false,
 		"http" + secure.URL[len("https"):]: false,
 		"https" + plain.URL[len("http"):]:  false,
-		"http://no-such-host.invalid/":     false,
 		plain.URL + "/closed":              true,
 		plain.URL + "/truncated":           true,
 		gone.URL:                           true,
