@@ -18,6 +18,7 @@
 //   - no CAP_SYS_PTRACE, now or later, with which root may look at any process.
 //
 // And this process, which must have called [ProtectProcess] before it read a
-// secret, can't be looked at without that capability, by root either. What
-// remains to a builder that runs as root is in docs/threat-model.md.
+// secret, can't be looked at without that capability, by root either. (What
+// runs as the machine's own root, outside of a sandbox and with what Nix needs
+// to make one, can do more than look: load a module into the kernel, say.)
 package nixstore

@@ -20,8 +20,9 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
 
-// Whatever Nix builds, we restore such that either Nix takes it for a store of
-// its own: nothing missing, nothing else, everything whole.
+// Whatever Nix builds, we know of it what Nix knows, and restore it such that
+// either Nix takes it for a store of its own: nothing missing, nothing else,
+// everything whole.
 func TestRootIsAStore(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
 		store := n.NewStore(t)
@@ -32,7 +33,16 @@ func TestRootIsAStore(t *testing.T) {
 			store.Build(t, filepath.Join(sources, "config/edge-cases.nix"), "all"),
 		} {
 			sign(t, store, root, pair, other)
+			store.Setenv(t)
 			want := store.Closure(t, root)
+			got, err := open(t, nil).Closure(t.Context(), root)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, got, comparePaths); diff != "" {
+				t.Errorf("closure of %s (-want +got):\n%s", root, diff)
+			}
+
 			dir := nixtest.TempDir(t)
 			restore(t, store, dir, want)
 			if left, err := os.ReadDir(filepath.Join(dir, "nix/var/nix/db")); err != nil || len(left) != 2 {
@@ -55,16 +65,16 @@ func TestRootIsAStore(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			var got, registered []string
+			var there, registered []string
 			for _, entry := range entries {
 				if entry.Name() != ".links" { // Nix's own
-					got = append(got, entry.Name())
+					there = append(there, entry.Name())
 				}
 			}
 			for _, info := range want {
 				registered = append(registered, info.Path.Base())
 			}
-			if diff := cmp.Diff(registered, got); diff != "" {
+			if diff := cmp.Diff(registered, there); diff != "" {
 				t.Errorf("what lies in the store (-registered +there)\n%s", diff)
 			}
 		}
@@ -318,7 +328,7 @@ func TestRootEndsWithItsContext(t *testing.T) {
 func TestRegistrationLoads(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
 		store := n.NewStore(t)
-		infos := store.Closure(t, store.Build(t, filepath.Join(nixtest.Sample(t), "config/default.nix"), "web-1"))
+		infos := store.Closure(t, store.Build(t, filepath.Join(nixtest.Sample(t), "config/edge-cases.nix"), "link"))
 
 		empty := n.NewStore(t)
 		empty.Setenv(t)
