@@ -60,12 +60,12 @@ func parsePathInfos(data []byte) ([]nix.PathInfo, error) {
 	}
 	byPath := map[string]*entry{}
 	if bytes.HasPrefix(bytes.TrimSpace(data), []byte("[")) {
-		var list []*entry
+		var list []entry
 		if err := json.Unmarshal(data, &list); err != nil {
 			return nil, fmt.Errorf("what nix path-info printed: %w", err)
 		}
-		for _, e := range list {
-			byPath[e.Path] = e
+		for i := range list {
+			byPath[list[i].Path] = &list[i]
 		}
 	} else if err := json.Unmarshal(data, &byPath); err != nil {
 		return nil, fmt.Errorf("what nix path-info printed: %w", err)

@@ -248,6 +248,7 @@ func TestParsePathInfos(t *testing.T) {
 		{"format 2", `{"info":{},"storeDir":"/nix/store","version":2}`, nil, "what nix path-info printed"},
 		{"bad signature", `{"` + a + `":{"narHash":"` + sri + `","narSize":120,"signatures":["x"]}}`, nil, "a signature of " + a},
 		{"no JSON", `warning`, nil, "what nix path-info printed"},
+		{"a list of nothing", `[null]`, nil, "not a store path"},
 		{"truncated", `[{"path":`, nil, "what nix path-info printed"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
