@@ -36,12 +36,12 @@ func s3Credentials(ctx context.Context, l s3Location, config Config, client *htt
 		}
 		provider = aws.CredentialsProviderFunc(func(ctx context.Context) (aws.Credentials, error) {
 			found, err := chain.Credentials.Retrieve(ctx)
-			if err != nil {
-				// It has tried again by itself.
-				err = retry.Permanent(hint.With(fmt.Errorf("the AWS credentials' provider chain found none: %w", err),
-					"set access_key_id and secret_access_key, or leave out enable_aws_creds_provider_chain for a public bucket"))
+			if err == nil || ctx.Err() != nil {
+				return found, err
 			}
-			return found, err
+			// It has tried again by itself. What it couldn't reach is not S3.
+			return found, retry.Permanent(hint.With(fmt.Errorf("the AWS credentials' provider chain found none: %v", err),
+				"set access_key_id and secret_access_key, or leave out enable_aws_creds_provider_chain for a public bucket"))
 		})
 	case config.AWSRoleARN != "":
 		return nil, hint.With(errors.New("aws_role_arn needs credentials to assume the role with"), "set access_key_id and secret_access_key, or enable_aws_creds_provider_chain")
