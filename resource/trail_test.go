@@ -140,6 +140,59 @@ func TestMoveTellsWhatChanges(t *testing.T) {
 	}
 }
 
+// A put that moves nothing is four requests, with the two that look where the
+// pointer is and leads to.
+func TestMoveAsksLittle(t *testing.T) {
+	f := newFleet(t)
+	one, two := f.system("1"), f.system("2")
+	f.mustMove(f.look(), one)
+	rec := &recorder{Store: f.store}
+	f.store = rec
+	for _, step := range []struct {
+		to   *cache.Closure
+		want []string
+	}{
+		{one, []string{"GET pointers/web-1", "HEAD changes/web-1/1.json"}},
+		{two, []string{
+			"PUT pointers/web-1.json", "GET pointers/web-1", "GET pointers/web-1.json", "PUT pointers/web-1", "GET pointers/web-1.json",
+			"PUT changes/web-1/2.json",
+		}},
+	} {
+		trail := f.look()
+		trail.previous(t.Context())
+		if diff := cmp.Diff([]string{"GET pointers/web-1.json", "GET closures/" + one.Root.HashPart()}, rec.requests); diff != "" {
+			t.Errorf("looking (-want +got)\n%s", diff)
+		}
+		rec.requests = nil
+		f.mustMove(trail, step.to)
+		if diff := cmp.Diff(step.want, rec.requests); diff != "" {
+			t.Errorf("moving (-want +got)\n%s", diff)
+		}
+		rec.requests = nil
+	}
+}
+
+// A recorder notes the requests that a store gets.
+type recorder struct {
+	blob.Store
+	requests []string
+}
+
+func (r *recorder) Get(ctx context.Context, key string, opts blob.GetOptions) (*blob.Object, error) {
+	r.requests = append(r.requests, "GET "+key)
+	return r.Store.Get(ctx, key, opts)
+}
+
+func (r *recorder) Stat(ctx context.Context, key string) (blob.Info, error) {
+	r.requests = append(r.requests, "HEAD "+key)
+	return r.Store.Stat(ctx, key)
+}
+
+func (r *recorder) Put(ctx context.Context, key string, body io.Reader, opts blob.PutOptions) (blob.Info, error) {
+	r.requests = append(r.requests, "PUT "+key)
+	return r.Store.Put(ctx, key, body, opts)
+}
+
 // What is signed is compared with the generation that is replaced, also if that
 // is another one than when the put began.
 func TestMoveAfterOthers(t *testing.T) {

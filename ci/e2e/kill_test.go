@@ -56,6 +56,9 @@ func TestKilledOut(t *testing.T) {
 		if got := plain(t, r); got != path.String() {
 			t.Fatalf("killed %s and run again: the plain pointer stays at %s, want %s", moment, got, path)
 		}
+		if _, err := os.Stat(filepath.Join(r.cache, "changes", "web-1", got.Version.Generation+".json")); err != nil {
+			t.Fatalf("killed %s and run again: what it changes isn't told: %v", moment, err)
+		}
 	}
 
 	want := facts(r.store.Closure(t, path))
@@ -80,7 +83,8 @@ func moments(r *rig, whole time.Duration, n int) (name string, wait func(over <-
 			}
 		}
 	}
-	pattern := []string{"nar/*", "*.narinfo", "closures/*", "pointers/web-1.json", "pointers/web-1"}[n/2%5]
+	patterns := []string{"nar/*", "*.narinfo", "closures/*", "pointers/web-1.json", "pointers/web-1", "changes/web-1/*"}
+	pattern := patterns[n/2%len(patterns)]
 	before := look(r.cache, pattern)
 	return "when " + pattern + " changed", func(over <-chan struct{}) {
 		for !isClosed(over) && look(r.cache, pattern) == before {
