@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"runtime/debug"
 	"syscall"
 )
 
@@ -18,11 +19,17 @@ type Step struct {
 	Console *Console
 }
 
+// memoryLimit is where the garbage collector begins to work harder, in bytes.
+// What is in use stays well below; garbage, which consists of buffers of
+// megabytes that are soon gone through, would otherwise double it.
+const memoryLimit = 192 << 20
+
 // Main runs a program's story as Concourse wants it: its request comes from
 // stdin, its answer goes to stdout as JSON, everything for people to stderr.
 // Main returns the exit status. SIGINT and SIGTERM end the story in order; a
 // second one ends the program.
 func Main(story func(context.Context, Step) (any, error)) int {
+	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
 	step := Step{Stdin: os.Stdin, Getenv: os.Getenv, Console: NewConsole(os.Stderr, os.Getenv)}

@@ -31,7 +31,7 @@ const (
 	smallNAR = 8 << 20
 
 	// maxBuffered bounds the small NARs in memory, in bytes.
-	maxBuffered = 64 << 20
+	maxBuffered = 32 << 20
 )
 
 // An uploader sends paths: NARs in any order, narinfos as soon as their NAR and
