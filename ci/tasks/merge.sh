@@ -17,7 +17,8 @@ if ! git merge-base --is-ancestor HEAD FETCH_HEAD; then
   echo "hint: trigger the update again, it will have them" >&2
   exit 1
 fi
-git merge --quiet --no-ff --file - FETCH_HEAD <<EOF
+git merge --quiet --no-ff --no-commit FETCH_HEAD
+git commit --quiet --file - <<EOF
 Update what the hosts are made of
 
 $(git log --reverse --format=%b HEAD..FETCH_HEAD)

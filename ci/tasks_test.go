@@ -1,0 +1,433 @@
+package ci_test
+
+import (
+	"bytes"
+	"io"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/nixos-closure/nixos-closure-resource/ci/concourse"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+)
+
+// A task is run as Concourse would: in a directory with its inputs and outputs,
+// and with its params in the environment. What is around it is this machine.
+type task struct {
+	dir    string            // where it runs
+	params map[string]string // others than the task's own
+	env    []string          // of the image
+}
+
+// newTask lays out the outputs of a task, and this repository as its input tasks.
+func newTask(t *testing.T, params map[string]string) *task {
+	t.Helper()
+	dir := t.TempDir()
+	repository, err := filepath.Abs("..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(repository, filepath.Join(dir, "tasks")); err != nil {
+		t.Fatal(err)
+	}
+	return &task{dir: dir, params: params, env: []string{"PATH=" + os.Getenv("PATH"), "TMPDIR=" + t.TempDir()}}
+}
+
+// run runs the task of that name, and returns what it printed.
+func (k *task) run(t *testing.T, name string) (string, error) {
+	t.Helper()
+	config, err := concourse.ParseTask(read(t, "tasks/"+name+".yml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, output := range config.Outputs {
+		if err := os.RemoveAll(k.path(output.Name)); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Mkdir(k.path(output.Name), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cmd := exec.Command(strings.Replace(config.Run.Path, "tasks/", k.path("tasks")+"/", 1), config.Run.Args...)
+	if strings.HasPrefix(config.Run.Path, "repository/") {
+		cmd.Path = k.path("tasks/" + strings.TrimPrefix(config.Run.Path, "repository/"))
+	}
+	cmd.Dir = k.dir
+	cmd.Env = k.env
+	params := map[string]string{}
+	for name, value := range config.Params {
+		params[name], _ = value.(string)
+	}
+	maps.Copy(params, k.params)
+	for name, value := range params {
+		cmd.Env = append(cmd.Env, name+"="+value)
+	}
+	out, err := cmd.CombinedOutput()
+	t.Logf("%s:\n%s", name, out)
+	return string(out), err
+}
+
+func (k *task) path(name string) string { return filepath.Join(k.dir, name) }
+
+func (k *task) write(t *testing.T, name, content string, mode os.FileMode) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(k.path(name)), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(k.path(name), []byte(content), mode); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// git runs git as somebody, and returns what it printed.
+func git(t *testing.T, dir string, args ...string) string {
+	t.Helper()
+	cmd := exec.Command("git", append([]string{"-C", dir, "-c", "user.name=somebody", "-c", "user.email=somebody@example.org"}, args...)...)
+	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL=/dev/null", "GIT_CONFIG_SYSTEM=/dev/null")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("git %s: %v\n%s", strings.Join(args, " "), err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// commit makes a file and commits it, in a repository that is made if need be.
+func commit(t *testing.T, dir, file, content, message string) {
+	t.Helper()
+	if _, err := os.Stat(filepath.Join(dir, ".git")); err != nil {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		git(t, dir, "init", "--quiet", "--initial-branch=main")
+	}
+	if err := os.WriteFile(filepath.Join(dir, file), []byte(content), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	git(t, dir, "add", ".")
+	git(t, dir, "commit", "--quiet", "--message", message)
+}
+
+func contains(t *testing.T, got string, want ...string) {
+	t.Helper()
+	for _, w := range want {
+		if !strings.Contains(got, w) {
+			t.Errorf("want %q in\n%s", w, got)
+		}
+	}
+}
+
+func TestReleaseNotes(t *testing.T) {
+	k := newTask(t, nil)
+	k.write(t, "version/version", "1.3.0", 0o644)
+	commit(t, k.path("repository"), "a", "1", "Do the first thing")
+	if _, err := k.run(t, "release-notes"); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, string(read(t, k.path("notes/body.md"))), "The first release:\n\n- Do the first thing\n")
+
+	git(t, k.path("repository"), "tag", "v1.2.0")
+	commit(t, k.path("repository"), "a", "2", "Do the second thing")
+	commit(t, k.path("repository"), "a", "3", "Do the third thing")
+	if _, err := k.run(t, "release-notes"); err != nil {
+		t.Fatal(err)
+	}
+	body := string(read(t, k.path("notes/body.md")))
+	contains(t, body, "Since v1.2.0:\n\n- Do the second thing\n- Do the third thing\n")
+	if strings.Contains(body, "first") {
+		t.Errorf("notes of an old release:\n%s", body)
+	}
+	contains(t, string(read(t, k.path("notes/name"))), "v1.3.0\n")
+	contains(t, string(read(t, k.path("notes/commit"))), git(t, k.path("repository"), "rev-parse", "HEAD"))
+}
+
+// The lock file is committed with a message that says what moved, and nothing
+// is committed where nothing did.
+func TestUpdateLock(t *testing.T) {
+	n := nixtest.Current(t)
+	k := newTask(t, map[string]string{"NAME": "robot", "EMAIL": "robot@example.org"})
+	k.env = n.NewStore(t).Env()
+	input := t.TempDir()
+	commit(t, input, "flake.nix", `{ outputs = _: { x = 1; }; }`, "One")
+	commit(t, k.path("config"), "flake.nix", `{ inputs.lib.url = "git+file://`+input+`"; outputs = { self, lib }: { inherit (lib) x; }; }`, "Begin")
+	if _, err := k.run(t, "update-lock"); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, git(t, k.path("updated"), "log", "--max-count=1", "--format=%an %B"), "robot", "Added input 'lib'")
+
+	git(t, k.path("config"), "pull", "--quiet", k.path("updated"), "HEAD")
+	commit(t, input, "flake.nix", `{ outputs = _: { x = 2; }; }`, "Two")
+	if _, err := k.run(t, "update-lock"); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, git(t, k.path("updated"), "log", "--max-count=1", "--format=%B"), "Updated input 'lib'", git(t, input, "rev-parse", "HEAD"))
+
+	git(t, k.path("config"), "pull", "--quiet", k.path("updated"), "HEAD")
+	out, err := k.run(t, "update-lock")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, out, "all inputs are at their newest")
+	if head := git(t, k.path("config"), "rev-parse", "HEAD"); git(t, k.path("updated"), "rev-parse", "HEAD") != head {
+		t.Error("committed though nothing moved")
+	}
+}
+
+// What is merged is what was tested, and its message says what it brings.
+func TestMerge(t *testing.T) {
+	k := newTask(t, nil)
+	k.write(t, "candidate/path", "/nix/store/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c-system\n", 0o644)
+	k.write(t, "candidate/changes.txt", "nginx: 1.26.2 → 1.26.3, +12.4 KiB\n", 0o644)
+	config, update := k.path("config"), k.path("update")
+	commit(t, config, "flake.lock", "1", "Begin")
+	git(t, k.dir, "clone", "--quiet", config, update)
+	commit(t, update, "flake.lock", "2", "flake.lock: Update\n\nUpdated input 'nixpkgs'")
+
+	if _, err := k.run(t, "merge"); err != nil {
+		t.Fatal(err)
+	}
+	merged := k.path("merged")
+	contains(t, git(t, merged, "log", "--max-count=1", "--format=%P %B"),
+		git(t, config, "rev-parse", "HEAD")+" "+git(t, update, "rev-parse", "HEAD"),
+		"Updated input 'nixpkgs'", "/nix/store/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c-system", "nginx: 1.26.2 → 1.26.3")
+	if got, want := git(t, merged, "rev-parse", "HEAD^{tree}"), git(t, update, "rev-parse", "HEAD^{tree}"); got != want {
+		t.Error("what was merged is not what was tested")
+	}
+
+	// Again, when it is in.
+	git(t, config, "pull", "--quiet", merged, "HEAD")
+	if out, err := k.run(t, "merge"); err != nil || !strings.Contains(out, "merged already") {
+		t.Errorf("merging again: %v", err)
+	}
+
+	// Somebody was quicker.
+	git(t, config, "reset", "--quiet", "--hard", "HEAD^1")
+	commit(t, config, "hosts.nix", "1", "Add a host")
+	out, err := k.run(t, "merge")
+	if err == nil {
+		t.Error("merged what nobody had tested")
+	}
+	contains(t, out, "Add a host", "hint: ")
+}
+
+// A host, as far as ssh and Salt know: a store of its own at /nix, and a root of
+// its own.
+type host struct {
+	root  string
+	store *nixtest.Store
+}
+
+// newHost makes a host that trusts a key, and a program that runs the script in
+// its argument there.
+func newHost(t *testing.T, n *nixtest.Nix, trusted string) (*host, string) {
+	t.Helper()
+	root := filepath.Join(nixtest.TempDir(t), "root")
+	store := n.OpenStore(t, root)
+	store.Configure(t, "sandbox = false\ntrusted-public-keys = "+trusted)
+	if err := os.MkdirAll(filepath.Join(root, "nix"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	bin := t.TempDir()
+	for _, v := range store.Env() {
+		if path, ok := strings.CutPrefix(v, "PATH="); ok {
+			nix := filepath.Join(filepath.SplitList(path)[0], "nix")
+			if err := os.Symlink(nix, filepath.Join(bin, "nix-env")); err != nil { // ci/get doesn't make one
+				t.Fatal(err)
+			}
+		}
+	}
+	as := ""
+	if os.Getuid() != 0 {
+		as = "--user --map-root-user"
+	}
+	script := `#!/bin/sh
+set -eu
+export ` + strings.Join(quoted(store.Env()), " ") + ` NIX_REMOTE=local
+PATH=` + bin + `:$PATH
+exec unshare ` + as + ` --mount sh -euc '
+  for dir in /*; do
+    [ "$dir" != /nix ] && [ "$dir" != /run ] && [ -d "$dir" ] && [ ! -L "$dir" ] || { [ ! -L "$dir" ] || cp -P "$dir" "$0/"; continue; }
+    mkdir -p "$0$dir"
+    mount --rbind "$dir" "$0$dir"
+  done
+  exec chroot "$0" sh -c "$1"' '` + root + `' "$1"
+`
+	program := filepath.Join(t.TempDir(), "on-host")
+	if err := os.WriteFile(program, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(program, "nix-store --version && mkdir -p /run").CombinedOutput(); err != nil {
+		t.Skipf("this machine gives us no namespaces to make a host in: %v\n%s", err, out)
+	}
+	return &host{root, store}, program
+}
+
+// current is what the host runs.
+func (h *host) current(t *testing.T) string {
+	t.Helper()
+	target, err := os.Readlink(filepath.Join(h.root, "run/current-system"))
+	if err != nil {
+		return ""
+	}
+	return target
+}
+
+func quoted(env []string) []string {
+	for i, v := range env {
+		name, value, _ := strings.Cut(v, "=")
+		env[i] = name + "='" + value + "'"
+	}
+	return env
+}
+
+// deployment is a closure in a signed cache, as a get leaves it.
+func deployment(t *testing.T, n *nixtest.Nix, k *task) (nix.StorePath, nixtest.Key) {
+	t.Helper()
+	store, key := n.NewStore(t), nixtest.NewKey(t, "cache.example.org-1")
+	system := store.Build(t, filepath.Join(nixtest.Sample(t), "config"), "web-1")
+	k.write(t, "key", key.Secret, 0o600)
+	store.Run(t, "nix", "copy", "--to", "file://"+k.path("closure/cache")+"?secret-key="+k.path("key"), system.String())
+	k.write(t, "closure/path", system.String()+"\n", 0o644)
+	k.write(t, "closure/generation", "12\n", 0o644)
+	k.env = store.Env()
+	return system, key
+}
+
+func TestDeployBySSH(t *testing.T) {
+	n := nixtest.Current(t)
+	k := newTask(t, map[string]string{"BY": "ssh", "HOST": "web-1", "ADDRESS": "root@web-1", "SSH_KEY": "the key", "KNOWN_HOSTS": "web-1 its key"})
+	system, key := deployment(t, n, k)
+	host, program := newHost(t, n, key.Public)
+	// It stands in for ssh: it looks at the options as ssh would, and runs what it is asked to on the host.
+	k.write(t, "bin/ssh", `#!/bin/sh
+set -eu
+host=
+while :; do
+  case $1 in
+  -i) [ "$(cat "$2")" = "the key" ] && [ "$(stat -c %a "$2")" = 600 ] || exit 1; shift ;;
+  -o) case $2 in UserKnownHostsFile=*) grep -q "^web-1 its key" "${2#*=}" ;; esac; shift ;;
+  -oLocalCommand=*) sh -c "${1#*=}" ;; # by which Nix learns that the connection stands
+  -*) ;;
+  *) [ -z "$host" ] || break; host=$1 ;;
+  esac
+  shift
+done
+[ "$host" = root@web-1 ] || { echo "no such host: $host" >&2; exit 255; }
+exec `+program+` "$*"
+`, 0o755)
+	for i, v := range k.env {
+		k.env[i] = strings.Replace(v, "PATH=", "PATH="+k.path("bin")+":", 1)
+	}
+
+	if _, err := k.run(t, "deploy"); err != nil {
+		t.Fatal(err)
+	}
+	if got := host.current(t); got != system.String() {
+		t.Errorf("the host runs %q, want %s", got, system)
+	}
+	host.store.Run(t, "nix-store", "--verify", "--check-contents")
+	if _, err := k.run(t, "deploy"); err != nil {
+		t.Errorf("deploying again: %v", err)
+	}
+
+	// The host fetches it by itself, from a cache that it knows.
+	other, program := newHost(t, n, key.Public)
+	other.store.Configure(t, "substituters = file://"+k.path("elsewhere"))
+	if err := os.Rename(k.path("closure/cache"), k.path("elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	k.write(t, "bin/ssh", "#!/bin/sh\nfor last; do :; done\nexec "+program+` "$last"`+"\n", 0o755)
+	if _, err := k.run(t, "deploy"); err != nil {
+		t.Fatal(err)
+	}
+	if got := other.current(t); got != system.String() {
+		t.Errorf("the other host runs %q, want %s", got, system)
+	}
+
+	// A host that can't be reached, and one that doesn't trust the key.
+	k.write(t, "bin/ssh", "#!/bin/sh\necho 'ssh: connect: no route to host' >&2; exit 255\n", 0o755)
+	if _, err := k.run(t, "deploy"); err == nil {
+		t.Error("deployed to a host that can't be reached")
+	}
+	stranger, program := newHost(t, n, nixtest.NewKey(t, "cache.example.org-1").Public)
+	stranger.store.Configure(t, "substituters = file://"+k.path("elsewhere"))
+	k.write(t, "bin/ssh", "#!/bin/sh\nfor last; do :; done\nexec "+program+` "$last"`+"\n", 0o755)
+	if _, err := k.run(t, "deploy"); err == nil || stranger.current(t) != "" {
+		t.Error("deployed to a host that doesn't trust the cache")
+	}
+}
+
+func TestDeployBySalt(t *testing.T) {
+	n := nixtest.Current(t)
+	k := newTask(t, nil)
+	system, key := deployment(t, n, k)
+	host, program := newHost(t, n, key.Public)
+	host.store.Configure(t, "substituters = file://"+k.path("closure/cache"))
+	answer := func(retcode string) string {
+		return `{"return": [{"web-1": {"pid": 12, "retcode": ` + retcode + `, "stdout": "…", "stderr": ""}}]}`
+	}
+	// It stands in for salt-api with rest_cherrypy, and for the minion.
+	var asked, response string
+	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != "/run" || r.FormValue("username") != "ci" || r.FormValue("password") != `p"w` || r.FormValue("tgt") != "web-1" || r.FormValue("fun") != "cmd.run_all" {
+			http.Error(w, "401 Unauthorized", http.StatusUnauthorized)
+			return
+		}
+		asked = r.FormValue("arg")
+		if response == "" {
+			out, err := exec.Command(program, asked).CombinedOutput()
+			t.Logf("on the host: %s (%v)", out, err)
+			if err != nil {
+				response = answer("1")
+			} else {
+				response = answer("0")
+			}
+		}
+		io.Copy(w, bytes.NewBufferString(response))
+	}))
+	defer api.Close()
+	k.params = map[string]string{"BY": "salt", "HOST": "web-1", "SALT_API": api.URL, "SALT_LOGIN": `username=ci&password=p%22w&eauth=pam`}
+
+	if _, err := k.run(t, "deploy"); err != nil {
+		t.Fatal(err)
+	}
+	if got := host.current(t); got != system.String() {
+		t.Errorf("the host runs %q, want %s, having been asked to\n%s", got, system, asked)
+	}
+	for _, test := range []struct{ response, want string }{
+		{answer("4"), "web-1 did not switch"},
+		{`{"return": [{}]}`, "web-1 did not answer"},
+		{`{"return": [{"web-1": false}]}`, "web-1 did not answer"},
+	} {
+		response = test.response
+		out, err := k.run(t, "deploy")
+		if err == nil {
+			t.Errorf("deployed, says the task, where Salt says %s", test.response)
+		}
+		contains(t, out, test.want, "hint: ")
+	}
+	k.params["SALT_LOGIN"] = "username=ci&password=wrong"
+	if _, err := k.run(t, "deploy"); err == nil {
+		t.Error("deployed with a wrong password")
+	}
+}
+
+func TestDeployNothing(t *testing.T) {
+	k := newTask(t, map[string]string{"BY": "pull", "HOST": "web-1"})
+	k.write(t, "closure/path", "/nix/store/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c-system\n", 0o644)
+	k.write(t, "closure/generation", "12\n", 0o644)
+	out, err := k.run(t, "deploy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, out, "web-1", "12", "0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c-system")
+	k.params["BY"] = "magic"
+	if _, err := k.run(t, "deploy"); err == nil {
+		t.Error("deployed by magic")
+	}
+}
