@@ -208,6 +208,30 @@ func TestRegisterDerivations(t *testing.T) {
 	})
 }
 
+// What a derivation makes can't be known beforehand if it is named by its
+// content, and is no output then.
+func TestRegisterFloatingDerivation(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "drv")
+	if err := os.WriteFile(file, []byte(`Derive([("out","","r:sha256","")],[],[],"x86_64-linux","/bin/sh",[],[("name","floating"),("out","")])`), 0o444); err != nil {
+		t.Fatal(err)
+	}
+	var archive bytes.Buffer
+	if err := nar.Dump(&archive, file); err != nil {
+		t.Fatal(err)
+	}
+	dir := nixtest.TempDir(t)
+	root, drv := rootWith(t, dir), storePath(t, "0", "floating.drv")
+	if err := root.Restore(t.Context(), drv, &archive); err != nil {
+		t.Fatal(err)
+	}
+	if err := root.Register(t.Context(), []nix.PathInfo{{Path: drv, NarSize: 1}}); err != nil {
+		t.Fatal(err)
+	}
+	if rows := selectAll(t, database(dir), "select * from DerivationOutputs"); len(rows) > 0 {
+		t.Errorf("got outputs %q", rows)
+	}
+}
+
 // The same closure makes the same database, whatever the order of its paths.
 func TestRegisterIsDeterministic(t *testing.T) {
 	a, b := storePath(t, "0", "a"), storePath(t, "1", "b")
