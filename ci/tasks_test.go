@@ -23,6 +23,7 @@ type task struct {
 	dir    string            // where it runs
 	params map[string]string // others than the task's own
 	env    []string          // of the image
+	root   string            // of the image, if it isn't this machine's
 }
 
 // newTask lays out the outputs of a task, and this repository as its input tasks.
@@ -54,10 +55,14 @@ func (k *task) run(t *testing.T, name string) (string, error) {
 			t.Fatal(err)
 		}
 	}
-	cmd := exec.Command(strings.Replace(config.Run.Path, "tasks/", k.path("tasks")+"/", 1), config.Run.Args...)
-	if strings.HasPrefix(config.Run.Path, "repository/") {
-		cmd.Path = k.path("tasks/" + strings.TrimPrefix(config.Run.Path, "repository/"))
+	command := append([]string{config.Run.Path}, config.Run.Args...)
+	if script, ok := strings.CutPrefix(config.Run.Path, "repository/"); ok {
+		command[0] = "tasks/" + script // the same files
 	}
+	if k.root != "" {
+		command = append(k.container(), command...)
+	}
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = k.dir
 	cmd.Env = k.env
 	params := map[string]string{}
@@ -71,6 +76,53 @@ func (k *task) run(t *testing.T, name string) (string, error) {
 	out, err := cmd.CombinedOutput()
 	t.Logf("%s:\n%s", name, out)
 	return string(out), err
+}
+
+// container is what runs a command in the task's root, with the task's directory
+// as /build, and this repository as /build/tasks.
+func (k *task) container() []string {
+	return append(unshare(), "/bin/sh", "-euc", `
+root=$1 dir=$2 path=$PATH
+shift 2
+PATH=/usr/sbin:/usr/bin:/sbin:/bin
+mkdir -p "$root/build" "$root/dev" "$root/tmp"
+touch "$root/dev/null"
+mount --bind /dev/null "$root/dev/null"
+repository=$(readlink "$dir/tasks")
+mount --bind "$dir" "$root/build"
+rm "$dir/tasks"
+mkdir "$dir/tasks"
+mount --bind "$repository" "$root/build/tasks"
+chroot=$(command -v chroot)
+PATH=$path
+exec "$chroot" "$root" /bin/sh -c 'cd /build; exec "$@"' sh "$@"`, "sh", k.root, k.dir)
+}
+
+// unshare is what makes the mounts of a command its own.
+func unshare() []string {
+	if os.Getuid() == 0 {
+		return []string{"unshare", "--mount"}
+	}
+	return []string{"unshare", "--user", "--map-root-user", "--mount"}
+}
+
+// useImage makes a closure in a store below root the task's image, as a get with
+// format: rootfs does.
+func (k *task) useImage(t *testing.T, root string, closure nix.StorePath) {
+	t.Helper()
+	if out, err := exec.Command(unshare()[0], append(unshare()[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("this machine gives us no namespaces to make a container in: %v\n%s", err, out)
+	}
+	k.root, k.env = root, []string{"PATH=/closure/bin"}
+	for link, target := range map[string]string{"closure": closure.String(), "bin/sh": "/closure/bin/sh"} {
+		err := os.MkdirAll(filepath.Dir(filepath.Join(root, link)), 0o755)
+		if err == nil {
+			err = os.Symlink(target, filepath.Join(root, link))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
 }
 
 func (k *task) path(name string) string { return filepath.Join(k.dir, name) }
@@ -241,15 +293,11 @@ func newHost(t *testing.T, n *nixtest.Nix, trusted string) (*host, string) {
 			}
 		}
 	}
-	as := ""
-	if os.Getuid() != 0 {
-		as = "--user --map-root-user"
-	}
 	script := `#!/bin/sh
 set -eu
 export ` + strings.Join(quoted(store.Env()), " ") + ` NIX_REMOTE=local
 PATH=` + bin + `:$PATH
-exec unshare ` + as + ` --mount sh -euc '
+exec ` + strings.Join(unshare(), " ") + ` sh -euc '
   for dir in /*; do
     [ "$dir" != /nix ] && [ "$dir" != /run ] && [ -d "$dir" ] && [ ! -L "$dir" ] || { [ ! -L "$dir" ] || cp -P "$dir" "$0/"; continue; }
     mkdir -p "$0$dir"
@@ -429,5 +477,66 @@ func TestDeployNothing(t *testing.T) {
 	k.params["BY"] = "magic"
 	if _, err := k.run(t, "deploy"); err == nil {
 		t.Error("deployed by magic")
+	}
+}
+
+// The driver of a VM test runs in a root that holds nothing but its closure. (It
+// boots no machine here: docs/testing.md has one that does.)
+func TestNixosTest(t *testing.T) {
+	n := nixtest.Current(t)
+	store, sources := n.NewStore(t), nixtest.Sample(t)
+	file := filepath.Join(sources, "config", "driver.nix")
+	if err := os.WriteFile(file, []byte(`
+let
+  inherit (import ./lib.nix) build busybox;
+  driver = name: candidate: build name { inherit candidate; } ''
+    mkdir -p $out/bin
+    for program in chmod ls mknod rm sh sleep tee timeout; do ln -s $busybox/busybox $out/bin/$program; done
+    cat > $out/bin/nixos-test-driver <<EOF
+    #!$busybox/busybox sh
+    [ "\$1" = --output-directory ] || exit 2
+    echo "machine: booted $candidate" | tee "\$2/machine.log"
+    . /behaviour
+    EOF
+    chmod +x $out/bin/nixos-test-driver
+  '';
+in {
+  driver = driver "nixos-test-driver-web-1" (import ./default.nix).web-1;
+  stranger = driver "nixos-test-driver-web-2" (import ./default.nix).web-2;
+}
+`), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	candidate := store.Build(t, filepath.Join(sources, "config"), "web-1")
+	for _, test := range []struct {
+		name, driver, behaviour string
+		passes                  bool
+		want                    string
+	}{
+		{"green", "driver", "exit 0", true, "machine: booted " + candidate.String()},
+		{"red", "driver", "echo 'machine: timed out waiting for unit nginx'; exit 1", false, "timed out waiting for unit nginx"},
+		{"hung", "driver", "exec sleep 60", false, "error: the test ran longer than 2 seconds"},
+		{"of another system", "stranger", "exit 0", false, "error: " + candidate.String() + " is not in the closure of its test"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			k := newTask(t, map[string]string{"TIMEOUT": "2"})
+			k.write(t, "candidate/path", candidate.String()+"\n", 0o644)
+			driver := store.Build(t, file, test.driver)
+			root := nixtest.TempDir(t)
+			n.OpenStore(t, root)
+			store.Run(t, "nix", "copy", "--no-check-sigs", "--to", root, driver.String())
+			k.useImage(t, root, driver)
+			if err := os.WriteFile(filepath.Join(root, "behaviour"), []byte(test.behaviour), 0o644); err != nil {
+				t.Fatal(err)
+			}
+			out, err := k.run(t, "nixos-test")
+			if (err == nil) != test.passes {
+				t.Errorf("want a test that passes: %v, got %v", test.passes, err)
+			}
+			contains(t, out, test.want)
+			if test.driver == "driver" {
+				contains(t, string(read(t, k.path("test-output/machine.log"))), "booted")
+			}
+		})
 	}
 }

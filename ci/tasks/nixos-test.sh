@@ -22,5 +22,7 @@ fi
 
 status=0
 timeout "$TIMEOUT" /closure/bin/nixos-test-driver --output-directory "$PWD/test-output" || status=$?
-[ "$status" != 124 ] || echo "error: the test ran longer than $TIMEOUT seconds" >&2
+case $status in
+124 | 143) echo "error: the test ran longer than $TIMEOUT seconds" >&2 ;; # as coreutils' and busybox' timeout say it
+esac
 exit "$status"
