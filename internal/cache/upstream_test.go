@@ -94,6 +94,21 @@ func TestSkipUpstream(t *testing.T) {
 	}
 }
 
+// That an upstream completes an earlier closure is no reason to leave it the
+// paths of the next, unless that is asked for.
+func TestPreviousFromUpstream(t *testing.T) {
+	ours, theirs := newKey(t, "ours-1"), newKey(t, "theirs-1")
+	s, root := sample(t)
+	there := named{blob.NewMemory(), "https://upstream.example.org"}
+	push(t, New(there, Config{SigningKeys: []nix.SecretKey{theirs}}), s, root)
+	upstream := New(there, Config{RequireSigs: true, PublicKeys: nix.Keys{theirs.Public()}})
+	c := New(blob.NewMemory(), Config{RequireSigs: true, SigningKeys: []nix.SecretKey{ours}, Substituters: []*Cache{upstream}})
+	next := s.add(t, "nixos-system-web-2", "the next system", root)
+	if pushed := push(t, c, s, next, root); pushed.SentPaths != 5 {
+		t.Errorf("sent %d paths, want all 5", pushed.SentPaths)
+	}
+}
+
 // What an upstream has lost when the closure is published was not skipped.
 func TestUpstreamLosesAPath(t *testing.T) {
 	theirs := newKey(t, "theirs-1")

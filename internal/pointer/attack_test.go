@@ -182,6 +182,10 @@ func TestRestart(t *testing.T) {
 	}
 	_, err := p.Append(t.Context(), proposal("c"))
 	wantError(t, err, "only its plain-text copy is left")
+	seen := proposal("c")
+	seen.Seen = mustRead(t, p)
+	_, err = p.Append(t.Context(), seen)
+	wantError(t, err, "only its plain-text copy is left")
 
 	put(t, store, object, `{"pointer":"web-1","generations":[]}`)
 	_, err = p.Append(t.Context(), proposal("c"))
