@@ -134,3 +134,14 @@ func head(data []byte) []string {
 	end := slices.IndexFunc(lines, func(line string) bool { return !strings.HasPrefix(line, "#") })
 	return lines[:end]
 }
+
+// What documents point to in this repository is there.
+func TestLinks(t *testing.T) {
+	for _, file := range append(glob(t, "../docs/*.md"), "README.md", "../README.md") {
+		for _, match := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(read(t, file)), -1) {
+			if _, err := os.Stat(filepath.Join(filepath.Dir(file), match[1])); err != nil {
+				t.Errorf("%s points to %s: %v", file, match[1], err)
+			}
+		}
+	}
+}
