@@ -90,26 +90,27 @@ const (
 )
 
 // ensureInfo writes nix-cache-info if there is none, and refuses a cache for
-// another store directory, whose paths would be of no use in this one.
-func (c *Cache) ensureInfo(ctx context.Context) error {
+// another store directory, whose paths would be of no use in this one. It says
+// whether it has just begun the cache, which then has no paths yet.
+func (c *Cache) ensureInfo(ctx context.Context) (begun bool, err error) {
 	data, _, err := blob.ReadAll(ctx, c.store, infoKey, maxInfoSize, blob.GetOptions{})
 	switch {
 	case errors.Is(err, blob.ErrNotExist):
 		err = c.create(ctx, infoKey, c.info(), infoType, volatile)
 		if errors.Is(err, blob.ErrPrecondition) {
-			return nil // somebody else has just written it
+			return false, nil // somebody else has just written it
 		}
-		return err
+		return err == nil, err
 	case err != nil:
-		return err
+		return false, err
 	}
 	for line := range strings.Lines(string(data)) {
 		if dir, ok := strings.CutPrefix(strings.TrimSpace(line), "StoreDir: "); ok && dir != nix.StoreDir {
-			return hint.With(fmt.Errorf("%s is a cache for the store directory %s, not %s", c, dir, nix.StoreDir),
+			return false, hint.With(fmt.Errorf("%s is a cache for the store directory %s, not %s", c, dir, nix.StoreDir),
 				"a closure's hashes depend on its store directory: use another cache")
 		}
 	}
-	return nil
+	return false, nil
 }
 
 func (c *Cache) info() string {

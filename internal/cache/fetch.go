@@ -51,7 +51,7 @@ func (c *Cache) Fetch(ctx context.Context, closure *Closure, sink Sink, meter *M
 // after those of their references; the manifest comes last.
 func (c *Cache) Copy(ctx context.Context, closure *Closure, dst blob.Store, meter *Meter) error {
 	to := New(dst, Config{})
-	if err := to.ensureInfo(ctx); err != nil {
+	if _, err := to.ensureInfo(ctx); err != nil {
 		return err
 	}
 	err := c.eachNAR(ctx, closure, meter, func(ctx context.Context, ni *NarInfo) error {

@@ -115,10 +115,13 @@ func (c *Cache) manifest(ctx context.Context, req PushRequest) (known map[nix.St
 }
 
 func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo, pushed *Pushed) error {
-	if err := c.ensureInfo(ctx); err != nil {
+	begun, err := c.ensureInfo(ctx)
+	if err != nil {
 		return err
 	}
-	have, err := c.present(ctx, req, local, known)
+	// A cache that has just begun has nothing that would have to be asked for;
+	// if another writer is as quick as we are, publish finds out.
+	have, err := c.present(ctx, req, local, known, begun && c.store.Capabilities().Conditional)
 	if err != nil {
 		return err
 	}
@@ -260,8 +263,9 @@ func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Cl
 }
 
 // present finds out which paths the cache has: from the manifests of previous
-// roots, and by asking for the rest. The narinfos need not be acceptable.
-func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo) (map[nix.StorePath]NarInfo, error) {
+// roots, and by asking for the rest, unless the cache is empty. The narinfos
+// need not be acceptable.
+func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo, empty bool) (map[nix.StorePath]NarInfo, error) {
 	have := wholeOnly(known)
 	for _, closure := range req.Previous {
 		if closure.listed {
@@ -274,9 +278,12 @@ func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.Stor
 			ask = append(ask, path)
 		}
 	}
-	found, err := c.lookupAll(ctx, nix.SortPaths(ask))
-	if err != nil {
-		return nil, err
+	found := map[nix.StorePath]NarInfo{}
+	if !empty {
+		var err error
+		if found, err = c.lookupAll(ctx, nix.SortPaths(ask)); err != nil {
+			return nil, err
+		}
 	}
 	if err := c.lookupUpstream(ctx, ask, found, req.Upstreams); err != nil {
 		return nil, err

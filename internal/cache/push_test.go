@@ -181,6 +181,13 @@ func TestPushSendsOnlyWhatIsMissing(t *testing.T) {
 	push(t, c, s, root)
 	s.dumped()
 
+	// A new cache isn't asked for what it can't have.
+	for _, req := range rec.requests("GET") {
+		if strings.HasSuffix(req, ".narinfo") {
+			t.Errorf("asked a new cache: %s", req)
+		}
+	}
+
 	// The same again: one request, besides the lease.
 	rec.requests("")
 	pushed := push(t, c, s, root, root)
