@@ -13,6 +13,7 @@ import (
 
 // The programs are static, for both architectures (promise 10).
 func TestProgramsAreStatic(t *testing.T) {
+	t.Parallel()
 	for _, arch := range []string{"amd64", "arm64"} {
 		dir := t.TempDir()
 		if err := build(arch, dir); err != nil {
@@ -36,6 +37,7 @@ func TestProgramsAreStatic(t *testing.T) {
 // check and in work in an image that holds nothing but themselves: no Nix, no
 // shell, no certificates, no environment, and /tmp is not needed (promise 10).
 func TestEmptyImage(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nixtest.Current(t))
 	path := r.nextSystem(t, false)
 	v := must[put](t)(answer[put](r.out(path))).Version

@@ -20,6 +20,7 @@ const kills = 20
 // Killed at any instant, out leaves a cache that keeps its promises; run again,
 // it finishes, with no generation more than without the kill (promises 1 to 4).
 func TestKilledOut(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nixtest.Current(t))
 	w := newWitness(r)
 	path := r.nextSystem(t, true)
@@ -111,6 +112,7 @@ func look(cache, pattern string) string {
 
 // Killed at any instant, in leaves nothing that looks whole and isn't (promise 6).
 func TestKilledIn(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nixtest.Current(t))
 	path := r.nextSystem(t, false)
 	v := must[put](t)(answer[put](r.out(path))).Version

@@ -16,6 +16,7 @@ import (
 // Six puts race for one pointer in an empty cache: each gets a number of its
 // own, and none is lost (promise 3).
 func TestRacingOuts(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nixtest.Current(t))
 	const racers = 6
 	var paths []nix.StorePath
@@ -59,6 +60,7 @@ func TestRacingOuts(t *testing.T) {
 // order and a pointer to a closure that is whole: a host with stock Nix, check
 // and in, and a witness of every file (promises 1 to 3 and 6).
 func TestOutRacesReaders(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, nixtest.Current(t))
 	must[put](t)(answer[put](r.out(r.nextSystem(t, true))))
 	var paths []nix.StorePath

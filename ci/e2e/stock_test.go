@@ -17,6 +17,7 @@ import (
 // is, for each Nix, what was pushed: every path with its hash, size, references,
 // deriver, content address and a signature.
 func TestStockNixReadsWhatWePush(t *testing.T) {
+	t.Parallel()
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
 		r := newRig(t, n)
 		for name, path := range map[string]nix.StorePath{
@@ -47,6 +48,7 @@ func TestStockNixReadsWhatWePush(t *testing.T) {
 // What each Nix pushes, in whichever compression, in restores, with or without
 // a manifest, and with narinfos that don't say what the file is.
 func TestWeReadWhatStockNixPushes(t *testing.T) {
+	t.Parallel()
 	nixtest.Each(t, func(t *testing.T, writer *nixtest.Nix) {
 		r := newRig(t, writer)
 		path := r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all")
