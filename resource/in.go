@@ -12,6 +12,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
 // InParams are the params of a get.
@@ -88,9 +89,8 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if got := closure.RootInfo().NarHash; got != generation.NarHash {
-		return nil, hint.With(fmt.Errorf("%s in %s is not what generation %d was: its NarHash is %s, and was %s", generation.Path, from, generation.Number, got, generation.NarHash),
-			"somebody has replaced it in the cache: find out who, before anything runs it")
+	if err := isStill(generation, closure, from); err != nil {
+		return nil, err
 	}
 
 	// Fetch it, and say what it is.
@@ -132,6 +132,17 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 	}
 
 	return Answer{*version, describe(source.Pointer, generation)}, nil
+}
+
+// isStill returns an error unless the root of a closure in a cache is what it
+// was when its generation was signed.
+func isStill(g pointer.Generation, closure *cache.Closure, c *cache.Cache) error {
+	got := closure.RootInfo().NarHash
+	if got == g.NarHash {
+		return nil
+	}
+	return hint.With(fmt.Errorf("%s in %s is not what generation %d was: its NarHash is %s, and was %s", g.Path, c, g.Number, got, g.NarHash),
+		"somebody has replaced it in the cache: find out who, before anything runs it")
 }
 
 // fetch leaves the closure in the destination, in that format, and tells a

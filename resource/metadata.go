@@ -38,6 +38,9 @@ func describe(name pointer.Name, g pointer.Generation) Metadata {
 	m.add("path", g.Path.String())
 	m.add("revision", g.Details.Revision)
 	m.add("message", g.Details.Message)
+	if origin := g.Details.Origin; origin != nil {
+		m.add("promoted from", fmt.Sprintf("generation %d of %s", origin.Generation, origin.Pointer))
+	}
 	m.add("changes", g.Details.Changes)
 	m.add("closure", amount(g.Details.Sizes.Paths, g.Details.Sizes.NarSize))
 	m.add("created", formatTime(g.Created))

@@ -1,13 +1,10 @@
 package resource
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"path/filepath"
-	"regexp"
-	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
@@ -17,12 +14,17 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
-// OutParams are the params of a put. Exactly one of File, Path and PathFrom is
-// set.
+// OutParams are the params of a put. Exactly one of File, Closure, Promote, and
+// Path or PathFrom is set; but a Closure may have its root named by the latter.
 type OutParams struct {
 	File, Attribute string        // a Nix expression in the inputs
-	Path            nix.StorePath // in the local store
+	Closure         string        // what an earlier step has handed over
+	Path            nix.StorePath // in the local store, the cache or the Closure
 	PathFrom        string        // what in the inputs leads to a store path
+
+	Promote    string         // the directory of a get of another pointer
+	To         []pointer.Name // further pointers to promote to
+	AllowOlder bool
 
 	Message      string
 	IfGeneration string // a number, or the directory of a get; empty: whatever is the newest
@@ -35,22 +37,49 @@ func decodeOutParams(r *request) OutParams {
 	p := OutParams{
 		File:         parsed(o, "file", parseInput),
 		Attribute:    o.text("attribute"),
+		Closure:      parsed(o, "closure", parseInput),
+		Promote:      parsed(o, "promote", parseInput),
+		AllowOlder:   o.flag("allow_older", false),
 		Message:      parsed(o, "message", parseMessage),
 		IfGeneration: o.textOrNumber("if_generation"),
+	}
+	for _, name := range o.texts("to") {
+		parsed, err := pointer.ParseName(name)
+		if err != nil {
+			o.failWith("to", err)
+		} else if slices.Contains(p.To, parsed) {
+			o.fail("to", "%s stands there twice", name)
+		}
+		p.To = append(p.To, parsed)
 	}
 	if path := parsed(o, "store_path", parseInput); strings.HasPrefix(path, "/") {
 		p.Path = parsed(o, "store_path", nix.ParseStorePath)
 	} else {
 		p.PathFrom = path
 	}
-	switch file, path := o.has("file"), o.has("store_path"); {
-	case file && path:
-		o.failWith("", hint.With(errors.New("file and store_path are two closures, and a put publishes one"), "remove one of them"))
-	case !file && !path:
+
+	var given []string
+	for _, key := range []string{"file", "closure", "promote", "store_path"} {
+		if o.has(key) && !(key == "store_path" && o.has("closure")) {
+			given = append(given, key)
+		}
+	}
+	switch {
+	case len(given) > 1:
+		number := []string{"two", "three", "four"}[len(given)-2]
+		o.failWith("", hint.With(fmt.Errorf("%s are %s closures, and a put publishes one", strings.Join(given, " and "), number), "keep one of them"))
+	case len(given) == 0:
 		o.failWith("", hint.With(errors.New("they don't say what to publish"),
-			"name a Nix expression in an input (file: config/default.nix, attribute: web-1), or a path (store_path: built/result)"))
-	case !file && p.Attribute != "":
-		o.failWith("attribute", errors.New("an attribute of which expression? want file, too"))
+			"name a Nix expression in an input (file: config/default.nix, attribute: web-1), a path (store_path: built/result), a closure from an earlier step (closure: built/cache) or a get of another pointer (promote: web-1-candidate)"))
+	}
+	for _, only := range []struct{ key, with, why string }{
+		{"attribute", "file", "an attribute of which expression? want file, too"},
+		{"to", "promote", "only what is promoted goes to further pointers: want promote, too"},
+		{"allow_older", "promote", "older than what? want promote, too"},
+	} {
+		if o.has(only.key) && !o.has(only.with) {
+			o.failWith(only.key, errors.New(only.why))
+		}
 	}
 	return p
 }
@@ -100,109 +129,56 @@ func Out(ctx context.Context, step Step) (any, error) {
 		return nil, err
 	}
 	defer inputs.Close()
-	what, err := whatToPublish(inputs, params)
-	if err != nil {
-		return nil, err
-	}
 	ifGeneration, err := inputs.ifGeneration(params.IfGeneration)
 	if err != nil {
 		return nil, err
 	}
-	if err := trail.look(ctx); err != nil {
+	p := publisher{
+		Step: step, source: &source, store: store, here: to, inputs: inputs, params: params, ifGeneration: ifGeneration,
+		targets: append(source.trails(store, to, params.To), trail),
+	}
+	if err := p.look(ctx); err != nil {
 		return nil, err
 	}
 
-	// What to publish: build it, unless it is there.
-	local, err := nixstore.Open(ctx, nixstore.Options{Log: step.Console})
+	// What is to be published: build it, or find it.
+	pub, err := p.prepare(ctx)
 	if err != nil {
 		return nil, err
 	}
-	root, err := what.realise(ctx, local)
-	if err != nil {
-		return nil, err
-	}
-	infos, err := local.Closure(ctx, root)
-	if err != nil {
-		return nil, err
-	}
-	if what.path.IsZero() { // building may have taken hours
-		if err := trail.look(ctx); err != nil {
+	defer pub.close()
+	if params.File != "" { // building may have taken hours
+		if err := p.look(ctx); err != nil {
 			return nil, err
 		}
 	}
 
-	// Push it.
+	// Push it, as far as it isn't there.
 	pushed, err := push(ctx, step.Console, to, cache.PushRequest{
-		Root: root, Infos: infos, Source: local, Previous: trail.previous(ctx), Upstreams: upstreams,
+		Root: pub.root, Infos: pub.infos, Source: pub.source, Previous: trail.previous(ctx), Upstreams: upstreams,
 	})
 	if err != nil {
 		return nil, err
 	}
 
-	// Move the pointer.
-	sizes := pointer.Sizes{Paths: len(pushed.Closure.Paths), NarSize: pushed.Closure.NarSize()}
-	outcome, changed, err := trail.move(ctx, step.Console, pointer.Proposal{
-		Path:    root,
-		System:  system(local.RealPath(root)),
-		NarHash: pushed.Closure.RootInfo().NarHash,
-		Details: pointer.Details{
-			Provenance: provenance(step.Getenv, source.Provenance),
-			Revision:   revisionOf(inputs.dir, cmp.Or(params.File, filepath.Dir(params.PathFrom))),
-			Message:    params.Message,
-			Sizes:      sizes,
-		},
-		IfGeneration: ifGeneration,
-	}, pushed.Closure)
+	// Move the pointers, and say so.
+	outcomes, err := p.move(ctx, pub, pushed)
 	if releaseErr := pushed.Release(ctx); releaseErr != nil {
 		step.Console.Warn("the lease of this push stays in the cache: %v", releaseErr)
 	}
 	if err != nil {
 		return nil, err
 	}
-
-	// Say so.
-	sayOutcome(step.Console, source.Pointer, outcome)
-	if changed != nil {
-		step.Console.sayChanges(changed)
+	last := len(outcomes) - 1
+	newest, closure := outcomes[last].Generation, pushed.Closure
+	metadata := describe(source.Pointer, newest)
+	for i, outcome := range outcomes[:last] {
+		metadata.add("to "+string(p.targets[i].name), fmt.Sprintf("generation %d", outcome.Generation.Number))
 	}
-	metadata := describe(source.Pointer, outcome.Generation)
 	metadata.add("sent", sent(pushed))
-	metadata.add("already there", amount(sizes.Paths-pushed.SentPaths, sizes.NarSize-pushed.SentNarSize))
-	tellUpstreams(step.Console, &metadata, to, pushed.Closure)
-	return Answer{versionOf(outcome.Generation), metadata}, nil
-}
-
-// A subject is what a put publishes: a path of the local store, or what is yet
-// to be built.
-type subject struct {
-	path       nix.StorePath
-	expression nixstore.Expression
-}
-
-// whatToPublish finds out what the params name.
-func whatToPublish(in *inputs, p OutParams) (s subject, err error) {
-	switch {
-	case p.File != "":
-		s.expression.Attribute = p.Attribute
-		if s.expression.File, err = in.path(p.File); err != nil {
-			err = fmt.Errorf("params.file: %w", err)
-		}
-	case p.PathFrom != "":
-		if s.path, err = in.storePath(p.PathFrom); err != nil {
-			err = fmt.Errorf("params.store_path: %w", err)
-		}
-	default:
-		s.path = p.Path
-	}
-	return s, err
-}
-
-// realise returns the path, having built it if need be.
-func (s subject) realise(ctx context.Context, local *nixstore.Store) (nix.StorePath, error) {
-	if s.path.IsZero() {
-		return local.Build(ctx, s.expression)
-	}
-	return s.path, nil
+	metadata.add("already there", amount(len(closure.Paths)-pushed.SentPaths, closure.NarSize()-pushed.SentNarSize))
+	tellUpstreams(step.Console, &metadata, to, closure)
+	return Answer{versionOf(newest), metadata}, nil
 }
 
 // push pushes a closure, and tells a person how that goes.
@@ -217,7 +193,7 @@ func push(ctx context.Context, console *Console, to *cache.Cache, req cache.Push
 	}
 	console.Say("sent %s", sent(pushed))
 	if n := len(pushed.Unreproducible); n > 0 {
-		console.Warn("the cache has %s with another content than the local store, and hosts will run the cache's: %v", count(n, "path"), pushed.Unreproducible)
+		console.Warn("the cache has %s with another content than what is put, and hosts will run the cache's: %v", count(n, "path"), pushed.Unreproducible)
 	}
 	return pushed, nil
 }
@@ -237,27 +213,3 @@ func sent(p *cache.Pushed) string {
 	}
 	return fmt.Sprintf("%s (%s compressed)", amount(p.SentPaths, p.SentNarSize), formatBytes(p.SentBytes))
 }
-
-func sayOutcome(console *Console, name pointer.Name, outcome pointer.Outcome) {
-	g := outcome.Generation
-	switch {
-	case outcome.Moved:
-		console.Say("%s moved to generation %d: %s", name, g.Number, g.Path)
-	case outcome.Renewed:
-		console.Say("%s stays at generation %d, which was renewed: %s", name, g.Number, g.Path)
-	default:
-		console.Say("%s stays at generation %d: %s", name, g.Number, g.Path)
-	}
-}
-
-// system is what a closure runs on: a NixOS system says so; anything else was
-// built here, for a machine like this one.
-func system(root string) string {
-	if s := firstLine(filepath.Join(root, "system")); systemName.MatchString(s) {
-		return s
-	}
-	architectures := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
-	return cmp.Or(architectures[runtime.GOARCH], runtime.GOARCH) + "-" + runtime.GOOS
-}
-
-var systemName = regexp.MustCompile(`^[A-Za-z0-9_]{1,30}-[A-Za-z0-9_]{1,30}$`)

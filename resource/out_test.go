@@ -1,15 +1,29 @@
 package resource
 
 import (
+	"context"
+	"io"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
 func TestSystem(t *testing.T) {
 	dir := t.TempDir()
-	here := system(dir)
+	system := func() string {
+		t.Helper()
+		pub := publication{infos: []nix.PathInfo{{}}, source: anyPath(dir)}
+		got, err := pub.readSystem(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return got
+	}
+	here := system()
 	if !strings.HasSuffix(here, "-linux") || here == "amd64-linux" || here == "arm64-linux" {
 		t.Errorf("without a file: got %s, which Nix doesn't know", here)
 	}
@@ -23,8 +37,15 @@ func TestSystem(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(dir, "system"), []byte(content), 0o644); err != nil {
 			t.Fatal(err)
 		}
-		if got := system(dir); got != want {
+		if got := system(); got != want {
 			t.Errorf("%.30q: got %s, want %s", content, got, want)
 		}
 	}
+}
+
+// anyPath is a source that has the same files for every path.
+type anyPath string
+
+func (dir anyPath) DumpNAR(_ context.Context, _ nix.StorePath, w io.Writer) error {
+	return nar.Dump(w, string(dir))
 }

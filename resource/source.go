@@ -31,6 +31,7 @@ type Source struct {
 	PointerPublicKeys  nix.Keys // trusted for the pointer
 
 	Substituters []substituter
+	From         origin        // of promotions
 	ExpiresAfter time.Duration // 0: a generation doesn't expire
 	Provenance   disclosure
 }
@@ -55,6 +56,7 @@ func decodeSource(r *request) Source {
 	}
 	s.fillInKeys()
 	s.Substituters = decodeSubstituters(o, s.PublicKeys)
+	s.From = decodeOrigin(o, &s)
 	if s.RequireSigs && len(s.PublicKeys) == 0 && len(r.mistakes) == 0 {
 		o.failWith("trusted_public_keys", hint.With(errors.New("no key is trusted, so nothing in the cache could be accepted"),
 			"name the keys that sign the cache, or set require_sigs: false for a cache that nobody signs"))

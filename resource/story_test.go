@@ -145,11 +145,14 @@ func expandAll(dir string, getenv func(string) string) error {
 // cmdMoves gives a pointer of $WORK/cache a generation for each path, as
 // another put would, signed by a key or by none:
 //
-//	moves [-expired] POINTER OURS|STRANGER|NOBODY PATH…
+//	moves [-expired|-replaced] POINTER OURS|STRANGER|NOBODY PATH…
 func cmdMoves(ts *testscript.TestScript, neg bool, args []string) {
 	config := pointer.Config{RequireSigs: false} // it doesn't mind what is there
-	if args[0] == "-expired" {
-		args = args[1:]
+	option := ""
+	if strings.HasPrefix(args[0], "-") {
+		option, args = args[0], args[1:]
+	}
+	if option == "-expired" {
 		config.ExpiresAfter = time.Hour
 		config.Now = func() time.Time { return time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC) }
 	}
@@ -159,11 +162,16 @@ func cmdMoves(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(err)
 		config.SigningKeys = []nix.SecretKey{secret}
 	}
-	target := pointer.New(blob.NewDirectory(ts.MkAbs("cache")), config)
+	store := blob.NewDirectory(ts.MkAbs("cache"))
+	target := pointer.New(store, config)
 	for _, arg := range args[2:] {
 		path, err := nix.ParseStorePath(arg)
 		ts.Check(err)
-		_, err = target.Append(context.Background(), pointer.Proposal{Path: path, System: "x86_64-linux", NarHash: nix.Hash{1}})
+		proposal := pointer.Proposal{Path: path, System: "x86_64-linux", NarHash: nix.Hash{1}}
+		if closure, err := cache.New(store, cache.Config{}).Closure(context.Background(), path); err == nil && option != "-replaced" {
+			proposal.NarHash = closure.RootInfo().NarHash
+		}
+		_, err = target.Append(context.Background(), proposal)
 		ts.Check(err)
 	}
 }

@@ -116,7 +116,7 @@ func (o *object) element(path string, raw json.RawMessage, short string) *object
 			e.failWith("", err)
 		}
 	default:
-		e.failWith("", hint.With(errors.New("want a string or an object, got "+kindOf(raw)), "write a URL, or an object with url and trusted_public_keys"))
+		e.failWith("", hint.With(errors.New("want a string or an object, got "+kindOf(raw)), "write a URL, or an object with %s and trusted_public_keys", short))
 	}
 	return e
 }

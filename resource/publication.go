@@ -1,0 +1,169 @@
+package resource
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"strings"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+	"github.com/nixos-closure/nixos-closure-resource/internal/handover"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+)
+
+// A publication is a closure that a put makes a generation of, and what the
+// generation says of it.
+type publication struct {
+	root    nix.StorePath
+	infos   []nix.PathInfo // of its closure
+	source  cache.Source   // of the closure's NARs
+	system  string
+	details pointer.Details // all but provenance and sizes
+	close   func() error
+}
+
+// A publisher finds what the params of a put name, and moves pointers to it.
+type publisher struct {
+	Step
+	source       *Source
+	store        blob.Store   // of the source's cache
+	here         *cache.Cache // that is in it
+	inputs       *inputs
+	params       OutParams
+	ifGeneration *uint64
+	targets      []*trail // the pointers to move, the source's last
+}
+
+// prepare returns what is to be published, having built it if need be. The
+// caller must close it.
+func (p *publisher) prepare(ctx context.Context) (*publication, error) {
+	if p.params.Promote != "" {
+		return p.promote(ctx)
+	}
+	root, err := p.root()
+	if err != nil {
+		return nil, err
+	}
+	var pub *publication
+	switch {
+	case p.params.Closure != "":
+		pub, err = p.takeOver(ctx, root)
+	case p.params.File != "":
+		pub, err = p.build(ctx)
+	default:
+		pub, err = p.find(ctx, root)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if pub.system, err = pub.readSystem(ctx); err != nil {
+		return nil, errors.Join(err, pub.close())
+	}
+	pub.details.Message = p.params.Message
+	pub.details.Revision = revisionOf(p.inputs.dir, cmp.Or(p.params.File, p.params.Closure, filepath.Dir(p.params.PathFrom)))
+	return pub, nil
+}
+
+// root is the store path that the params name, if they do.
+func (p *publisher) root() (nix.StorePath, error) {
+	if p.params.PathFrom == "" {
+		return p.params.Path, nil
+	}
+	root, err := p.inputs.storePath(p.params.PathFrom)
+	if err != nil {
+		err = fmt.Errorf("params.store_path: %w", err)
+	}
+	return root, err
+}
+
+// build builds an expression in the inputs.
+func (p *publisher) build(ctx context.Context) (*publication, error) {
+	file, err := p.inputs.path(p.params.File)
+	if err != nil {
+		return nil, fmt.Errorf("params.file: %w", err)
+	}
+	local, err := nixstore.Open(ctx, nixstore.Options{Log: p.Console})
+	if err != nil {
+		return nil, err
+	}
+	root, err := local.Build(ctx, nixstore.Expression{File: file, Attribute: p.params.Attribute})
+	if err != nil {
+		return nil, err
+	}
+	return inLocalStore(ctx, local, root)
+}
+
+// find finds a path in the local store or, if it isn't there, in the cache,
+// whole.
+func (p *publisher) find(ctx context.Context, root nix.StorePath) (*publication, error) {
+	local, err := nixstore.Open(ctx, nixstore.Options{Log: p.Console})
+	if err == nil {
+		var pub *publication
+		if pub, err = inLocalStore(ctx, local, root); err == nil {
+			return pub, nil
+		}
+	}
+	closure, cacheErr := p.here.Closure(ctx, root)
+	if cacheErr != nil {
+		return nil, mistakes{err, cacheErr}
+	}
+	return inCache(p.here, closure), nil
+}
+
+// takeOver opens what an earlier step has handed over.
+func (p *publisher) takeOver(ctx context.Context, root nix.StorePath) (*publication, error) {
+	name, err := p.inputs.path(p.params.Closure)
+	if err != nil {
+		return nil, fmt.Errorf("params.closure: %w", err)
+	}
+	closure, err := handover.Open(ctx, name, root)
+	if err != nil {
+		return nil, fmt.Errorf("params.closure: %s: %w", p.params.Closure, err)
+	}
+	return handedOver(closure), nil
+}
+
+func inLocalStore(ctx context.Context, local *nixstore.Store, root nix.StorePath) (*publication, error) {
+	infos, err := local.Closure(ctx, root)
+	return &publication{root: root, infos: infos, source: local, close: nothing}, err
+}
+
+func inCache(c *cache.Cache, closure *cache.Closure) *publication {
+	return &publication{root: closure.Root, infos: closure.Infos(), source: c.Source(closure), close: nothing}
+}
+
+func handedOver(c *handover.Closure) *publication {
+	return &publication{root: c.Root, infos: c.Infos, source: c.Source, close: c.Close}
+}
+
+func nothing() error { return nil }
+
+// readSystem is what a closure runs on: a NixOS system says so, in a path of
+// symlinks and small files; anything else was built here, for a machine like
+// this one.
+func (p *publication) readSystem(ctx context.Context) (string, error) {
+	const largest = 16 << 20 // bytes, a hundred times a NixOS system's
+	for _, info := range p.infos {
+		if info.Path != p.root || info.NarSize > largest {
+			continue
+		}
+		data, err := cache.ReadFile(ctx, p.source, p.root, "system", 100)
+		if err != nil {
+			return "", err
+		}
+		if s := strings.TrimSpace(string(data)); systemName.MatchString(s) {
+			return s, nil
+		}
+	}
+	architectures := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
+	return cmp.Or(architectures[runtime.GOARCH], runtime.GOARCH) + "-" + runtime.GOOS, nil
+}
+
+var systemName = regexp.MustCompile(`^[A-Za-z0-9_]{1,30}-[A-Za-z0-9_]{1,30}$`)
