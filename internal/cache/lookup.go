@@ -21,6 +21,9 @@ const maxLookups = 64
 func (c *Cache) lookup(ctx context.Context, path nix.StorePath) (NarInfo, string, error) {
 	text, info, err := blob.ReadAll(ctx, c.store, narinfoKey(path), maxNarInfoSize, blob.GetOptions{})
 	if err != nil {
+		if tooLarge := new(blob.TooLargeError); !errors.Is(err, blob.ErrNotExist) && !errors.As(err, &tooLarge) {
+			err = storeError{err}
+		}
 		return NarInfo{}, "", fmt.Errorf("looking up %s: %w", path, err)
 	}
 	ni, err := ParseNarInfo(string(text))

@@ -49,11 +49,7 @@ func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narRe
 	c = ni.owner(c)
 	object, err := c.store.Get(ctx, ni.URL, blob.GetOptions{})
 	if err != nil {
-		err = fmt.Errorf("fetching %s: %w", ni.Path, err)
-		if errors.Is(err, blob.ErrNotExist) {
-			err = hint.With(err, "its narinfo is there, but its file isn't: something has deleted objects from %s", c)
-		}
-		return nil, err
+		return nil, c.noFile(ni, err)
 	}
 	r := &narReader{
 		cache: c,
@@ -77,6 +73,21 @@ func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narRe
 	}
 	return r, nil
 }
+
+// noFile words the store's error about the file of ni.
+func (c *Cache) noFile(ni *NarInfo, err error) error {
+	if !errors.Is(err, blob.ErrNotExist) {
+		return fmt.Errorf("fetching %s: %w", ni.Path, storeError{err})
+	}
+	return hint.With(fmt.Errorf("fetching %s: %w", ni.Path, err),
+		"its narinfo is there, but its file isn't: something has deleted objects from %s", c)
+}
+
+// A storeError is a failure of the store itself. It says nothing about what is
+// in there.
+type storeError struct{ error }
+
+func (e storeError) Unwrap() error { return e.error }
 
 // maxFileSize is how much of a file may be read: what its narinfo announces, or
 // else what no compression exceeds for a NAR of that size.
@@ -149,8 +160,12 @@ func (r *narReader) finish() error {
 }
 
 func (r *narReader) damaged(what string, want, got any) error {
-	return hint.With(&VerifyError{r.ni.Path, r.cache.String(), r.ni.URL, what, fmt.Sprint(want), fmt.Sprint(got)},
-		"delete %s from the cache and put the closure again", narinfoKey(r.ni.Path))
+	return r.cache.damaged(r.ni, what, want, got)
+}
+
+func (c *Cache) damaged(ni *NarInfo, what string, want, got any) error {
+	return hint.With(&VerifyError{ni.Path, c.String(), ni.URL, what, fmt.Sprint(want), fmt.Sprint(got)},
+		"nixos-closure verify finds all that is damaged, and says what to delete before the closure is put again")
 }
 
 // Close gives up the request. It must be called.
@@ -180,6 +195,9 @@ func (f *fileReader) Read(p []byte) (int, error) {
 		p = p[:remaining]
 	}
 	n, err := f.r.Read(p)
+	if err != nil && err != io.EOF {
+		err = storeError{err}
+	}
 	f.hash.Write(p[:n])
 	f.read += int64(n)
 	if f.read > f.limit {

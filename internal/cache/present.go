@@ -1,0 +1,125 @@
+package cache
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// manifest returns what the manifest of the request's root lists, and whether
+// the root is among those that went before.
+func (c *Cache) manifest(ctx context.Context, req PushRequest) (known map[nix.StorePath]NarInfo, published bool, err error) {
+	for _, closure := range req.Previous {
+		if closure.Root != req.Root {
+			continue
+		}
+		published = true
+		if closure.listed {
+			return closure.byPath(), true, nil
+		}
+	}
+	known, err = c.readManifest(ctx, req.Root)
+	return known, published, err
+}
+
+// vouched returns the closure of root if known narinfos cover it, each of
+// the cache itself signed by all of our keys; otherwise nil.
+func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Closure {
+	reached := make(map[nix.StorePath]NarInfo, len(known))
+	frontier := []nix.StorePath{root}
+	for len(frontier) > 0 {
+		path := frontier[len(frontier)-1]
+		frontier = frontier[:len(frontier)-1]
+		if _, ok := reached[path]; ok {
+			continue
+		}
+		ni, ok := known[path]
+		if !ok || ni.from == nil && !ni.signedByAll(c.config.SigningKeys) {
+			return nil
+		}
+		reached[path] = ni
+		frontier = append(frontier, ni.References...)
+	}
+	sorted, err := sortClosure(root, reached)
+	if err != nil {
+		return nil
+	}
+	return &Closure{Root: root, Paths: sorted, listed: true}
+}
+
+// present finds out which paths the cache has: from the manifests of previous
+// roots, and by asking for the rest, unless the cache is empty. The narinfos
+// need not be acceptable.
+func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo, empty bool) (map[nix.StorePath]NarInfo, error) {
+	have := wholeOnly(known)
+	for _, closure := range req.Previous {
+		if closure.listed {
+			maps.Copy(have, closure.byPath())
+		}
+	}
+	var ask []nix.StorePath
+	for path := range local {
+		if _, ok := have[path]; !ok {
+			ask = append(ask, path)
+		}
+	}
+	found := map[nix.StorePath]NarInfo{}
+	if !empty {
+		var err error
+		if found, err = c.lookupAll(ctx, nix.SortPaths(ask)); err != nil {
+			return nil, err
+		}
+	}
+	if err := c.lookupUpstream(ctx, ask, found, req.Upstreams); err != nil {
+		return nil, err
+	}
+	maps.Copy(have, found)
+	return have, nil
+}
+
+// wholeOnly returns those paths of a manifest whose closure is in it: it vouches
+// for no others.
+func wholeOnly(manifest map[nix.StorePath]NarInfo) map[nix.StorePath]NarInfo {
+	whole := make(map[nix.StorePath]NarInfo, len(manifest))
+	maps.Copy(whole, manifest)
+	for dropped := true; dropped; {
+		dropped = false
+		maps.DeleteFunc(whole, func(path nix.StorePath, ni NarInfo) bool {
+			lacks := slices.ContainsFunc(ni.References, func(ref nix.StorePath) bool {
+				_, ok := whole[ref]
+				return !ok
+			})
+			dropped = dropped || lacks
+			return lacks
+		})
+	}
+	return whole
+}
+
+// checkUpstream makes sure that what is left to upstreams is there now, when
+// the closure is published.
+func (c *Cache) checkUpstream(ctx context.Context, closure *Closure) error {
+	wanted := map[*Cache][]nix.StorePath{}
+	for i := range closure.Paths {
+		if ni := &closure.Paths[i]; ni.from != nil {
+			wanted[ni.from] = append(wanted[ni.from], ni.Path)
+		}
+	}
+	for upstream, paths := range wanted {
+		found, err := upstream.lookupAll(ctx, paths)
+		if err != nil {
+			return err
+		}
+		for _, path := range paths {
+			if _, ok := found[path]; !ok {
+				return hint.With(fmt.Errorf("%s has disappeared from the upstream cache %s", path, upstream),
+					"run again to push it; if this upstream deletes things, take it off skip_upstream")
+			}
+		}
+	}
+	return nil
+}
