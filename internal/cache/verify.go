@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -46,12 +47,12 @@ func (v *Verification) Stale() []string {
 // something is damaged: the narinfo of each path must be there and acceptable,
 // whatever a manifest says, and its file must be there with the size that is
 // announced. A deep verification downloads each file and checks its hashes, and
-// that it is an archive.
+// that it is an archive; meter tells how far it is.
 //
 // An error says that the store didn't answer: then nothing is known.
 func (c *Cache) Verify(ctx context.Context, roots []nix.StorePath, deep bool, meter *Meter) ([]Verification, error) {
 	v := verifier{cache: c, found: map[nix.StorePath]NarInfo{}, damage: map[nix.StorePath]error{}}
-	if err := v.walk(ctx, roots, meter); err != nil {
+	if err := v.walk(ctx, roots); err != nil {
 		return nil, err
 	}
 	if err := v.files(ctx, deep, meter); err != nil {
@@ -75,16 +76,14 @@ type verifier struct {
 
 // walk looks up the narinfos of the closures of roots. Where one is damaged, it
 // goes on by what a manifest says.
-func (v *verifier) walk(ctx context.Context, roots []nix.StorePath, meter *Meter) error {
+func (v *verifier) walk(ctx context.Context, roots []nix.StorePath) error {
 	listed := map[nix.StorePath]NarInfo{}
 	for _, root := range roots {
 		known, err := v.cache.readManifest(ctx, root)
 		if err != nil {
 			return err
 		}
-		for path, ni := range known {
-			listed[path] = ni
-		}
+		maps.Copy(listed, known)
 	}
 	asked := map[nix.StorePath]bool{}
 	for frontier := slices.Clone(roots); len(frontier) > 0; {
@@ -153,10 +152,12 @@ func (v *verifier) files(ctx context.Context, deep bool, meter *Meter) error {
 			sound.Paths = append(sound.Paths, ni)
 		}
 	}
-	return v.cache.eachNAR(ctx, sound, meter, func(ctx context.Context, ni *NarInfo) error {
-		if deep {
+	if deep {
+		return v.cache.eachNAR(ctx, sound, meter, func(ctx context.Context, ni *NarInfo) error {
 			return v.note(ni.Path, v.cache.verifyNAR(ctx, ni, nil, meter))
-		}
+		})
+	}
+	return v.cache.eachNAR(ctx, sound, nil, func(ctx context.Context, ni *NarInfo) error {
 		return v.note(ni.Path, v.cache.statNAR(ctx, ni))
 	})
 }
