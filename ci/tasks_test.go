@@ -207,6 +207,7 @@ func TestUpdateLock(t *testing.T) {
 	input := t.TempDir()
 	commit(t, input, "flake.nix", `{ outputs = _: { x = 1; }; }`, "One")
 	commit(t, k.path("config"), "flake.nix", `{ inputs.lib.url = "git+file://`+input+`"; outputs = { self, lib }: { inherit (lib) x; }; }`, "Begin")
+	git(t, k.path("config"), "checkout", "--quiet", "--detach") // as Concourse's git resource leaves it
 	if _, err := k.run(t, "update-lock"); err != nil {
 		t.Fatal(err)
 	}
@@ -238,6 +239,7 @@ func TestMerge(t *testing.T) {
 	config, update := k.path("config"), k.path("update")
 	commit(t, config, "flake.lock", "1", "Begin")
 	git(t, k.dir, "clone", "--quiet", config, update)
+	git(t, config, "checkout", "--quiet", "--detach") // as Concourse's git resource leaves it
 	commit(t, update, "flake.lock", "2", "flake.lock: Update\n\nUpdated input 'nixpkgs'")
 
 	if _, err := k.run(t, "merge"); err != nil {
