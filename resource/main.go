@@ -24,14 +24,20 @@ type Step struct {
 // megabytes that are soon gone through, would otherwise double it.
 const memoryLimit = 192 << 20
 
-// Main runs a program's story as Concourse wants it: its request comes from
-// stdin, its answer goes to stdout as JSON, everything for people to stderr.
-// Main returns the exit status. SIGINT and SIGTERM end the story in order; a
-// second one ends the program.
-func Main(story func(context.Context, Step) (any, error)) int {
+// Start bounds the process's memory and returns the context for all that it is
+// to do: SIGINT and SIGTERM end it; a second one ends the program.
+func Start() context.Context {
 	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop)
+	return ctx
+}
+
+// Main runs a program's story as Concourse wants it: its request comes from
+// stdin, its answer goes to stdout as JSON, everything for people to stderr.
+// Main returns the exit status. SIGINT and SIGTERM end the story in order.
+func Main(story func(context.Context, Step) (any, error)) int {
+	ctx := Start()
 	step := Step{Stdin: os.Stdin, Getenv: os.Getenv, Console: NewConsole(os.Stderr, os.Getenv)}
 	if len(os.Args) > 1 {
 		step.Dir = os.Args[1]
