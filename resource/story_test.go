@@ -1,8 +1,10 @@
 package resource
 
 import (
+	"archive/tar"
 	"bytes"
 	"cmp"
+	"compress/gzip"
 	"context"
 	"crypto/sha256"
 	"encoding/json"
@@ -69,6 +71,7 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 		RequireExplicitExec: true,
 		Setup:               func(env *testscript.Env) error { return setUp(t, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"archive":  cmdArchive,
 			"damage":   cmdDamage,
 			"fill":     cmdFill,
 			"let":      cmdLet,
@@ -88,7 +91,9 @@ func setUpNix(t testing.TB, env *testscript.Env, nix *nixtest.Nix, sample string
 	for _, variable := range nix.NewStore(t).Env() {
 		name, value, _ := strings.Cut(variable, "=")
 		if name == "PATH" {
-			value = value[:strings.IndexByte(value, filepath.ListSeparator)+1] + env.Getenv("PATH")
+			bin, _, _ := strings.Cut(value, string(filepath.ListSeparator))
+			ours, others, _ := strings.Cut(env.Getenv("PATH"), string(filepath.ListSeparator))
+			value = strings.Join([]string{ours, bin, others}, string(filepath.ListSeparator))
 		}
 		env.Setenv(name, value)
 	}
@@ -294,6 +299,21 @@ func cmdTamper(ts *testscript.TestScript, neg bool, args []string) {
 	data, err := json.Marshal(document)
 	ts.Check(err)
 	ts.Check(os.WriteFile(file, data, 0o644))
+}
+
+// cmdArchive makes a gzipped tar with an empty file under each of the names,
+// whatever they are.
+//
+//	archive FILE NAME…
+func cmdArchive(ts *testscript.TestScript, neg bool, args []string) {
+	file, err := os.Create(ts.MkAbs(args[0]))
+	ts.Check(err)
+	compressed := gzip.NewWriter(file)
+	w := tar.NewWriter(compressed)
+	for _, name := range args[1:] {
+		ts.Check(w.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Mode: 0o644}))
+	}
+	ts.Check(errors.Join(w.Close(), compressed.Close(), file.Close()))
 }
 
 // cmdDamage changes the last byte of each file in a directory.

@@ -35,8 +35,10 @@ func (s *cacheSource) DumpNAR(ctx context.Context, path nix.StorePath, w io.Writ
 		return err
 	}
 	defer r.Close()
-	_, err = io.Copy(w, r)
-	return err
+	if _, err := io.Copy(w, r); err != nil {
+		return fmt.Errorf("reading %s from %s: %w", path, ni.owner(s.cache), err)
+	}
+	return nil
 }
 
 // fits says whether the file of a path can stand, as it is, in a cache of that

@@ -89,7 +89,7 @@ func unpack(ctx context.Context, archive io.Reader, root *os.Root, budget budget
 		case errors.Is(err, tar.ErrHeader):
 			return hint.With(errors.New("it is not a tar, nor one that was compressed with gzip or zstd"), "tar czf store.tgz store makes one")
 		case err != nil:
-			return fmt.Errorf("reading the archive: %w", err)
+			return unreadable(err)
 		}
 		if err := u.entry(header, entries); err != nil {
 			return fmt.Errorf("unpacking the archive: %q: %w", header.Name, err)
@@ -97,11 +97,15 @@ func unpack(ctx context.Context, archive io.Reader, root *os.Root, budget budget
 	}
 }
 
+func unreadable(err error) error {
+	return hint.With(fmt.Errorf("reading the archive: %w", err), "it was cut off or changed on the way, or is no archive at all")
+}
+
 // finish reads what comes after the archive: padding, and the checksum of gzip.
 func finish(plain io.Reader) error {
 	n, err := io.Copy(io.Discard, io.LimitReader(plain, maxTrailer))
 	if err != nil {
-		return fmt.Errorf("reading the archive: %w", err)
+		return unreadable(err)
 	}
 	if n == maxTrailer {
 		return errors.New("the archive goes on after its end")
