@@ -24,7 +24,7 @@ type InParams struct {
 type format string
 
 const (
-	formatRootfs format = "rootfs" // as a store with its database, in rootfs
+	formatRootfs format = "rootfs" // as a task's image, which is a store with its database, in rootfs
 	formatCache  format = "cache"  // as a binary cache, in cache
 	formatNone   format = "none"   // not at all
 )
@@ -164,5 +164,8 @@ func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *ca
 	if err := from.Fetch(ctx, closure, root, meter); err != nil {
 		return err
 	}
-	return root.Register(ctx, closure.Infos())
+	if err := root.Register(ctx, closure.Infos()); err != nil {
+		return err
+	}
+	return makeImage(dest, closure)
 }

@@ -38,6 +38,7 @@ func TestMain(m *testing.M) {
 		"in":                 func() { os.Exit(Main(In)) },
 		"out":                func() { os.Exit(Main(Out)) },
 		"dumpable-after-out": dumpableAfterOut,
+		"task":               task,
 	})
 }
 
@@ -69,6 +70,7 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 	testscript.Run(t, testscript.Params{
 		Dir:                 dir,
 		RequireExplicitExec: true,
+		Condition:           condition,
 		Setup:               func(env *testscript.Env) error { return setUp(t, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"archive":  cmdArchive,
