@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"slices"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -94,9 +95,12 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 }
 
 func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo, pushed *Pushed) error {
-	begun, err := c.ensureInfo(ctx)
-	if err != nil {
-		return err
+	begun := false
+	if !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.listed }) {
+		var err error
+		if begun, err = c.ensureInfo(ctx); err != nil { // whoever wrote a manifest has done this before
+			return err
+		}
 	}
 	// A cache that has just begun has nothing that would have to be asked for;
 	// if another writer is as quick as we are, publish finds out.
