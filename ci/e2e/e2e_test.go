@@ -1,6 +1,6 @@
 // Package e2e breaks the promises of this project, or tries to: with the
 // programs as they are shipped, in processes that are killed, raced and watched,
-// on a cache in a directory, with stock Nix as the judge.
+// on a cache in a directory and in a bucket, with stock Nix as the judge.
 //
 // What one process can see is tested beside the code; here is what only shows
 // between processes.
@@ -9,6 +9,7 @@ package e2e_test
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -21,7 +22,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
 
-var programs string // the directory of check, in and out
+var programs string // the directory of check, in and out; in it, impatient/ has those that wait for seconds, not minutes
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -32,7 +33,7 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		if programs, err = filepath.EvalSymlinks(dir); err == nil {
-			err = build("", programs)
+			err = errors.Join(build("", programs, "../../cmd/..."), build("", filepath.Join(programs, "impatient"), "./impatient/..."))
 		}
 		if err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -42,10 +43,10 @@ func TestMain(m *testing.M) {
 	}())
 }
 
-// build compiles the programs as the Makefile does, for an architecture or, "",
+// build compiles programs as the Makefile does, for an architecture or, "",
 // that of this machine.
-func build(arch, dir string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", "../../cmd/...")
+func build(arch, dir, packages string) error {
+	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", packages)
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
 	if arch != "" {
 		cmd.Env = append(cmd.Env, "GOARCH="+arch)
@@ -59,17 +60,17 @@ func build(arch, dir string) error {
 // A rig is a cache, a pointer in it, one who may publish there, and the store
 // and the sources that he publishes from.
 type rig struct {
-	cache   string // directory
+	cache   place
 	key     nixtest.Key
 	nix     *nixtest.Nix
 	store   *nixtest.Store
 	sources string
 }
 
-func newRig(t *testing.T, nix *nixtest.Nix) *rig {
+func newRig(t *testing.T, nix *nixtest.Nix, cache place) *rig {
 	t.Helper()
 	return &rig{
-		cache:   t.TempDir(),
+		cache:   cache,
 		key:     nixtest.NewKey(t, "cache.example.org-1"),
 		nix:     nix,
 		store:   nix.NewStore(t),
@@ -103,31 +104,47 @@ type version struct {
 }
 
 func (r *rig) publisher() map[string]any {
-	return map[string]any{"cache": "file://" + r.cache, "pointer": "web-1", "signing_key": r.key.Secret}
+	return r.source("signing_key", r.key.Secret)
 }
 
 func (r *rig) follower() map[string]any {
-	return map[string]any{"cache": "file://" + r.cache, "pointer": "web-1", "trusted_public_keys": []string{r.key.Public}}
+	return r.source("trusted_public_keys", []string{r.key.Public})
 }
 
-// call is a program, ready to start, with its request on stdin.
-func call(program, dir string, env []string, request map[string]any) *exec.Cmd {
+func (r *rig) source(key string, value any) map[string]any {
+	source := r.cache.source()
+	source["pointer"], source[key] = "web-1", value
+	return source
+}
+
+// A program is ready to start.
+type program struct {
+	*exec.Cmd
+	secrets []string // in its request
+}
+
+// call is a program with its request on stdin.
+func call(name, dir string, env []string, request map[string]any) *program {
 	text, err := json.Marshal(request)
 	if err != nil {
 		panic(err)
 	}
-	cmd := exec.Command(filepath.Join(programs, program), dir)
+	cmd := exec.Command(filepath.Join(programs, name), dir)
 	cmd.Env, cmd.Dir = env, "/"
 	cmd.Stdin = bytes.NewReader(text)
-	return cmd
+	return &program{cmd, secretsOf(request["source"].(map[string]any))}
 }
 
 // answer runs a program to its end and decodes what it says.
-func answer[T any](cmd *exec.Cmd) (T, error) {
+func answer[T any](cmd *program) (T, error) {
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	var value T
-	if err := cmd.Run(); err != nil {
+	err := cmd.Run()
+	if leak := cmd.secretIn(stdout.String() + stderr.String()); leak != nil {
+		return value, fmt.Errorf("%s prints %w", filepath.Base(cmd.Path), leak)
+	}
+	if err != nil {
 		return value, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, stderr.String())
 	}
 	if err := json.Unmarshal([]byte(stdout.String()), &value); err != nil {
@@ -137,18 +154,18 @@ func answer[T any](cmd *exec.Cmd) (T, error) {
 }
 
 // out is a put of a path that the store has.
-func (r *rig) out(path nix.StorePath) *exec.Cmd {
+func (r *rig) out(path nix.StorePath) *program {
 	return call("out", r.sources, r.store.Env(), map[string]any{
 		"source": r.publisher(),
 		"params": map[string]any{"store_path": path.String()},
 	})
 }
 
-func (r *rig) check(given *version) *exec.Cmd {
+func (r *rig) check(given *version) *program {
 	return call("check", "", []string{}, map[string]any{"source": r.follower(), "version": given})
 }
 
-func (r *rig) in(dir string, v version) *exec.Cmd {
+func (r *rig) in(dir string, v version) *program {
 	return call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v})
 }
 

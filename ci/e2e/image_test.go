@@ -3,7 +3,6 @@ package e2e_test
 import (
 	"debug/elf"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -16,7 +15,7 @@ func TestProgramsAreStatic(t *testing.T) {
 	t.Parallel()
 	for _, arch := range []string{"amd64", "arm64"} {
 		dir := t.TempDir()
-		if err := build(arch, dir); err != nil {
+		if err := build(arch, dir, "../../cmd/..."); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"check", "in", "out"} {
@@ -38,7 +37,8 @@ func TestProgramsAreStatic(t *testing.T) {
 // shell, no certificates, no environment, and /tmp is not needed (promise 10).
 func TestEmptyImage(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nixtest.Current(t))
+	cache := directory(t.TempDir())
+	r := newRig(t, nixtest.Current(t), cache)
 	path := r.nextSystem(t, false)
 	v := must[put](t)(answer[put](r.out(path))).Version
 
@@ -52,7 +52,7 @@ func TestEmptyImage(t *testing.T) {
 	if err := os.Mkdir(filepath.Join(image, "dest"), 0o755); err != nil {
 		t.Fatal(err)
 	}
-	if err := os.CopyFS(filepath.Join(image, "cache"), os.DirFS(r.cache)); err != nil {
+	if err := os.CopyFS(filepath.Join(image, "cache"), os.DirFS(string(cache))); err != nil {
 		t.Fatal(err)
 	}
 
@@ -70,7 +70,7 @@ func TestEmptyImage(t *testing.T) {
 }
 
 // inImage is call in a root directory of its own, whoever we are.
-func inImage(image, program, dir string, request map[string]any) *exec.Cmd {
+func inImage(image, program, dir string, request map[string]any) *program {
 	cmd := call(program, dir, []string{}, request)
 	cmd.Path = "/" + program
 	cmd.SysProcAttr = &syscall.SysProcAttr{

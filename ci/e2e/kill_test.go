@@ -19,9 +19,10 @@ const kills = 20
 
 // Killed at any instant, out leaves a cache that keeps its promises; run again,
 // it finishes, with no generation more than without the kill (promises 1 to 4).
-func TestKilledOut(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nixtest.Current(t))
+func TestKilledOut(t *testing.T) { inEachPlace(t, testKilledOut) }
+
+func testKilledOut(t *testing.T, cache place) {
+	r := newRig(t, nixtest.Current(t), cache)
 	w := newWitness(r)
 	path := r.nextSystem(t, true)
 	start := time.Now()
@@ -57,17 +58,19 @@ func TestKilledOut(t *testing.T) {
 		if got := plain(t, r); got != path.String() {
 			t.Fatalf("killed %s and run again: the plain pointer stays at %s, want %s", moment, got, path)
 		}
-		if _, err := os.Stat(filepath.Join(r.cache, "changes", "web-1", got.Version.Generation+".json")); err != nil {
+		if _, err := r.cache.read("changes/web-1/" + got.Version.Generation + ".json"); err != nil {
 			t.Fatalf("killed %s and run again: what it changes isn't told: %v", moment, err)
 		}
 	}
 
 	want := facts(r.store.Closure(t, path))
-	if diff := cmp.Diff(want, facts(realise(t, r.cache, r.key, r.nix, plain(t, r)))); diff != "" {
-		t.Errorf("what a host realises (-published +realised):\n%s", diff)
-	}
-	for _, g := range must[[]generation](t)(w.generations()) {
-		r.store.Run(t, "nix", "path-info", "--recursive", "--store", "file://"+r.cache, g.Path)
+	for _, cache := range r.cache.substituters(r.nix) {
+		if diff := cmp.Diff(want, facts(realise(t, cache, r.key, r.nix, plain(t, r)))); diff != "" {
+			t.Errorf("what a host realises from %s (-published +realised):\n%s", cache, diff)
+		}
+		for _, g := range must[[]generation](t)(w.generations()) {
+			r.store.Run(t, "nix", "path-info", "--recursive", "--store", cache, g.Path)
+		}
 	}
 }
 
@@ -94,26 +97,20 @@ func moments(r *rig, whole time.Duration, n int) (name string, wait func(over <-
 	}
 }
 
-// look is a glance at some files: it changes when they do.
-func look(cache, pattern string) string {
-	files, err := filepath.Glob(filepath.Join(cache, pattern))
+// look is a glance at some objects: it changes when they do.
+func look(cache place, pattern string) string {
+	objects, err := matching(cache, pattern)
 	if err != nil {
 		panic(err)
 	}
-	if len(files) != 1 {
-		return strconv.Itoa(len(files))
-	}
-	info, err := os.Stat(files[0])
-	if err != nil {
-		return "" // it is being replaced
-	}
-	return info.ModTime().String()
+	return fmt.Sprint(objects)
 }
 
 // Killed at any instant, in leaves nothing that looks whole and isn't (promise 6).
-func TestKilledIn(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nixtest.Current(t))
+func TestKilledIn(t *testing.T) { inEachPlace(t, testKilledIn) }
+
+func testKilledIn(t *testing.T, cache place) {
+	r := newRig(t, nixtest.Current(t), cache)
 	path := r.nextSystem(t, false)
 	v := must[put](t)(answer[put](r.out(path))).Version
 	want := r.store.Closure(t, path)

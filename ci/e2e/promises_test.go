@@ -7,8 +7,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -25,10 +28,10 @@ import (
 // holds what it sees against the promises. It shares no code with the programs
 // but the arithmetic of hashes.
 type witness struct {
-	cache  string
+	cache  place
 	key    signature.PublicKey
 	sound  map[string]bool   // NARs that were read whole
-	seen   map[string]string // by the name of the narinfo: what it says, signatures aside
+	seen   map[string]string // by the key of the narinfo: what it says, signatures aside
 	newest uint64
 }
 
@@ -42,14 +45,14 @@ func newWitness(r *rig) *witness {
 
 // look returns every promise that it finds broken.
 func (w *witness) look() error {
-	infos, err := filepath.Glob(filepath.Join(w.cache, "*.narinfo"))
+	infos, err := matching(w.cache, "*.narinfo")
 	if err != nil {
 		return err
 	}
 	var broken []error
-	for _, info := range infos {
-		if err := w.narinfo(info); err != nil {
-			broken = append(broken, fmt.Errorf("%s: %w", filepath.Base(info), err))
+	for _, info := range slices.Sorted(maps.Keys(infos)) {
+		if err := w.narinfo(info, infos); err != nil {
+			broken = append(broken, fmt.Errorf("%s: %w", info, err))
 		}
 	}
 	return errors.Join(append(broken, w.pointer())...)
@@ -58,8 +61,8 @@ func (w *witness) look() error {
 // narinfo: what it names is there, whole, and so is all that it references
 // (promise 1); it says what it said before, and its NAR is what it says
 // (promise 2).
-func (w *witness) narinfo(file string) error {
-	text, err := os.ReadFile(file)
+func (w *witness) narinfo(key string, listed map[string]string) error {
+	text, err := w.cache.read(key)
 	if err != nil {
 		return err
 	}
@@ -71,15 +74,19 @@ func (w *witness) narinfo(file string) error {
 		return errors.New("no signature by the key of the cache")
 	}
 	for _, reference := range info.References {
-		if _, err := os.Stat(filepath.Join(w.cache, reference[:32]+".narinfo")); err != nil {
+		key := reference[:32] + ".narinfo"
+		if _, ok := listed[key]; ok {
+			continue
+		}
+		if _, err := w.cache.read(key); err != nil {
 			return fmt.Errorf("what it references is missing: %w", err)
 		}
 	}
 	said, _, _ := strings.Cut(string(text), "Sig: ")
-	if before, ok := w.seen[file]; ok && before != said {
+	if before, ok := w.seen[key]; ok && before != said {
 		return fmt.Errorf("it said %q, and now says %q", before, said)
 	}
-	w.seen[file] = said
+	w.seen[key] = said
 	if w.sound[info.URL] {
 		return nil
 	}
@@ -94,7 +101,7 @@ func (w *witness) nar(info *narinfo.NarInfo) error {
 	if info.Compression != "zstd" {
 		return fmt.Errorf("compressed with %q, want zstd", info.Compression)
 	}
-	data, err := os.ReadFile(filepath.Join(w.cache, info.URL))
+	data, err := w.cache.read(info.URL)
 	if err != nil {
 		return err
 	}
@@ -120,8 +127,8 @@ func (w *witness) nar(info *narinfo.NarInfo) error {
 // generations are the numbers and paths of the pointer, newest first, as they
 // lie in the cache.
 func (w *witness) generations() ([]generation, error) {
-	text, err := os.ReadFile(filepath.Join(w.cache, "pointers", "web-1.json"))
-	if errors.Is(err, os.ErrNotExist) {
+	text, err := w.cache.read("pointers/web-1.json")
+	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
 	} else if err != nil {
 		return nil, err
@@ -147,7 +154,7 @@ func (w *witness) pointer() error {
 		if i > 0 && g.Generation >= generations[i-1].Generation {
 			return fmt.Errorf("generation %d comes after %d", generations[i-1].Generation, g.Generation)
 		}
-		if _, err := os.Stat(filepath.Join(w.cache, hashPart(g.Path)+".narinfo")); err != nil {
+		if _, err := w.cache.read(hashPart(g.Path) + ".narinfo"); err != nil {
 			return fmt.Errorf("generation %d: %w", g.Generation, err)
 		}
 	}
@@ -163,7 +170,7 @@ func hashPart(path string) string { return strings.TrimPrefix(path, nix.StoreDir
 // plain is what a host reads.
 func plain(t *testing.T, r *rig) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(r.cache, "pointers", "web-1"))
+	text, err := r.cache.read("pointers/web-1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,7 +182,7 @@ func plain(t *testing.T, r *rig) string {
 func realise(t testing.TB, cache string, key nixtest.Key, n *nixtest.Nix, path string) []nix.PathInfo {
 	t.Helper()
 	host := n.NewStore(t)
-	host.Configure(t, "substituters = file://"+cache+"\nrequire-sigs = true\ntrusted-public-keys = "+key.Public)
+	host.Configure(t, "substituters = "+cache+"\nrequire-sigs = true\ntrusted-public-keys = "+key.Public)
 	host.Run(t, "nix-store", "--realise", path)
 	host.Run(t, "nix-store", "--verify", "--check-contents")
 	root, err := nix.ParseStorePath(path)

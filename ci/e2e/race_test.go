@@ -15,9 +15,10 @@ import (
 
 // Six puts race for one pointer in an empty cache: each gets a number of its
 // own, and none is lost (promise 3).
-func TestRacingOuts(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nixtest.Current(t))
+func TestRacingOuts(t *testing.T) { inEachPlace(t, testRacingOuts) }
+
+func testRacingOuts(t *testing.T, cache place) {
+	r := newRig(t, nixtest.Current(t), cache)
 	const racers = 6
 	var paths []nix.StorePath
 	for range racers {
@@ -53,15 +54,18 @@ func TestRacingOuts(t *testing.T) {
 	if got := plain(t, r); got != newest {
 		t.Errorf("the plain pointer is %s, want that of the newest generation, %s", got, newest)
 	}
-	realise(t, r.cache, r.key, r.nix, newest)
+	for _, cache := range r.cache.substituters(r.nix) {
+		realise(t, cache, r.key, r.nix, newest)
+	}
 }
 
 // While one generation after the other is put, whoever reads finds a cache in
 // order and a pointer to a closure that is whole: a host with stock Nix, check
 // and in, and a witness of every file (promises 1 to 3 and 6).
-func TestOutRacesReaders(t *testing.T) {
-	t.Parallel()
-	r := newRig(t, nixtest.Current(t))
+func TestOutRacesReaders(t *testing.T) { inEachPlace(t, testOutRacesReaders) }
+
+func testOutRacesReaders(t *testing.T, cache place) {
+	r := newRig(t, nixtest.Current(t), cache)
 	must[put](t)(answer[put](r.out(r.nextSystem(t, true))))
 	var paths []nix.StorePath
 	for range 12 {
@@ -93,7 +97,8 @@ func TestOutRacesReaders(t *testing.T) {
 	gets := 0
 	for over := false; !over; gets++ {
 		over = isClosed(written) // and once more
-		realise(t, r.cache, r.key, r.nix, plain(t, r))
+		urls := r.cache.substituters(r.nix)
+		realise(t, urls[gets%len(urls)], r.key, r.nix, plain(t, r))
 		v := must[[]version](t)(answer[[]version](r.check(nil)))[0]
 		dir := nixtest.TempDir(t)
 		must[put](t)(answer[put](r.in(dir, v)))

@@ -17,32 +17,36 @@ import (
 // is, for each Nix, what was pushed: every path with its hash, size, references,
 // deriver, content address and a signature.
 func TestStockNixReadsWhatWePush(t *testing.T) {
-	t.Parallel()
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
-		r := newRig(t, n)
-		for name, path := range map[string]nix.StorePath{
-			"system":     r.nextSystem(t, false),
-			"edge-cases": r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all"),
-		} {
-			v := must[put](t)(answer[put](r.out(path))).Version
-			pushed := facts(r.store.Closure(t, path))
-			t.Run(name, func(t *testing.T) {
-				nixtest.Each(t, func(t *testing.T, reader *nixtest.Nix) {
-					if diff := cmp.Diff(pushed, facts(realise(t, r.cache, r.key, reader, v.Path))); diff != "" {
-						t.Errorf("what Nix realises from the cache (-pushed +realised):\n%s", diff)
-					}
-					checkRestored(t, r, reader, v, pushed)
-
-					dir := nixtest.TempDir(t)
-					get := call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v, "params": map[string]string{"format": "cache"}})
-					must[put](t)(answer[put](get))
-					if diff := cmp.Diff(pushed, facts(realise(t, filepath.Join(dir, "cache"), r.key, reader, v.Path))); diff != "" {
-						t.Errorf("what Nix realises from the cache that in made (-pushed +realised):\n%s", diff)
-					}
-				})
-			})
-		}
+		inEachPlace(t, func(t *testing.T, cache place) { testStockNixReads(t, newRig(t, n, cache)) })
 	})
+}
+
+func testStockNixReads(t *testing.T, r *rig) {
+	for name, path := range map[string]nix.StorePath{
+		"system":     r.nextSystem(t, false),
+		"edge-cases": r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all"),
+	} {
+		v := must[put](t)(answer[put](r.out(path))).Version
+		pushed := facts(r.store.Closure(t, path))
+		t.Run(name, func(t *testing.T) {
+			nixtest.Each(t, func(t *testing.T, reader *nixtest.Nix) {
+				for _, cache := range r.cache.substituters(reader) {
+					if diff := cmp.Diff(pushed, facts(realise(t, cache, r.key, reader, v.Path))); diff != "" {
+						t.Errorf("what Nix realises from %s (-pushed +realised):\n%s", cache, diff)
+					}
+				}
+				checkRestored(t, r, reader, v, pushed)
+
+				dir := nixtest.TempDir(t)
+				get := call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v, "params": map[string]string{"format": "cache"}})
+				must[put](t)(answer[put](get))
+				if diff := cmp.Diff(pushed, facts(realise(t, "file://"+filepath.Join(dir, "cache"), r.key, reader, v.Path))); diff != "" {
+					t.Errorf("what Nix realises from the cache that in made (-pushed +realised):\n%s", diff)
+				}
+			})
+		})
+	}
 }
 
 // What each Nix pushes, in whichever compression, in restores, with or without
@@ -50,7 +54,7 @@ func TestStockNixReadsWhatWePush(t *testing.T) {
 func TestWeReadWhatStockNixPushes(t *testing.T) {
 	t.Parallel()
 	nixtest.Each(t, func(t *testing.T, writer *nixtest.Nix) {
-		r := newRig(t, writer)
+		r := newRig(t, writer, nil)
 		path := r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all")
 		pushed := facts(r.store.Closure(t, path))
 		key := filepath.Join(t.TempDir(), "key")
@@ -59,16 +63,17 @@ func TestWeReadWhatStockNixPushes(t *testing.T) {
 		}
 		for _, compression := range []string{"xz", "zstd", "bzip2", "none"} {
 			t.Run(compression, func(t *testing.T) {
-				r.cache = t.TempDir()
-				r.store.Run(t, "nix", "copy", "--to", fmt.Sprintf("file://%s?compression=%s&secret-key=%s", r.cache, compression, key), path.String())
-				before := narinfos(t, r.cache)
+				cache := t.TempDir()
+				r.cache = directory(cache)
+				r.store.Run(t, "nix", "copy", "--to", fmt.Sprintf("file://%s?compression=%s&secret-key=%s", cache, compression, key), path.String())
+				before := narinfos(t, cache)
 				v := must[put](t)(answer[put](r.out(path))).Version
-				if diff := cmp.Diff(before, narinfos(t, r.cache)); diff != "" {
+				if diff := cmp.Diff(before, narinfos(t, cache)); diff != "" {
 					t.Errorf("a put of what is there has changed it (-before +after):\n%s", diff)
 				}
 				checkRestored(t, r, writer, v, pushed)
 
-				if err := os.RemoveAll(filepath.Join(r.cache, "closures")); err != nil {
+				if err := os.RemoveAll(filepath.Join(cache, "closures")); err != nil {
 					t.Fatal(err)
 				}
 				fileHash := regexp.MustCompile(`(?m)^File(Hash|Size): .*\n`)
