@@ -60,7 +60,7 @@ func (k *task) run(t *testing.T, name string) (string, error) {
 		command[0] = "tasks/" + script // the same files
 	}
 	if k.root != "" {
-		command = append(k.container(), command...)
+		command = append(concourse.Container(k.root, k.dir), command...)
 	}
 	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Dir = k.dir
@@ -78,42 +78,20 @@ func (k *task) run(t *testing.T, name string) (string, error) {
 	return string(out), err
 }
 
-// container is what runs a command in the task's root, with the task's directory
-// as /build, and this repository as /build/tasks.
-func (k *task) container() []string {
-	return append(unshare(), "/bin/sh", "-euc", `
-root=$1 dir=$2 path=$PATH
-shift 2
-PATH=/usr/sbin:/usr/bin:/sbin:/bin
-mkdir -p "$root/build" "$root/dev" "$root/tmp"
-touch "$root/dev/null"
-mount --bind /dev/null "$root/dev/null"
-repository=$(readlink "$dir/tasks")
-mount --bind "$dir" "$root/build"
-rm "$dir/tasks"
-mkdir "$dir/tasks"
-mount --bind "$repository" "$root/build/tasks"
-chroot=$(command -v chroot)
-PATH=$path
-exec "$chroot" "$root" /bin/sh -c 'cd /build; exec "$@"' sh "$@"`, "sh", k.root, k.dir)
-}
-
-// unshare is what makes the mounts of a command its own.
-func unshare() []string {
-	if os.Getuid() == 0 {
-		return []string{"unshare", "--mount"}
-	}
-	return []string{"unshare", "--user", "--map-root-user", "--mount"}
-}
-
 // useImage makes a closure in a store below root the task's image, as a get with
 // format: rootfs does.
 func (k *task) useImage(t *testing.T, root string, closure nix.StorePath) {
 	t.Helper()
-	if out, err := exec.Command(unshare()[0], append(unshare()[1:], "true")...).CombinedOutput(); err != nil {
+	if out, err := exec.Command(concourse.Unshare()[0], append(concourse.Unshare()[1:], "true")...).CombinedOutput(); err != nil {
 		t.Skipf("this machine gives us no namespaces to make a container in: %v\n%s", err, out)
 	}
 	k.root, k.env = root, []string{"PATH=/closure/bin"}
+	if err := os.Remove(k.path("tasks")); err != nil { // a symlink, which leads nowhere in there
+		t.Fatal(err)
+	}
+	if err := os.CopyFS(k.path("tasks/ci/tasks"), os.DirFS("tasks")); err != nil {
+		t.Fatal(err)
+	}
 	for link, target := range map[string]string{"closure": closure.String(), "bin/sh": "/closure/bin/sh"} {
 		err := os.MkdirAll(filepath.Dir(filepath.Join(root, link)), 0o755)
 		if err == nil {
@@ -299,7 +277,7 @@ func newHost(t *testing.T, n *nixtest.Nix, trusted string) (*host, string) {
 set -eu
 export ` + strings.Join(quoted(store.Env()), " ") + ` NIX_REMOTE=local
 PATH=` + bin + `:$PATH
-exec ` + strings.Join(unshare(), " ") + ` sh -euc '
+exec ` + strings.Join(concourse.Unshare(), " ") + ` sh -euc '
   for dir in /*; do
     [ "$dir" != /nix ] && [ "$dir" != /run ] && [ -d "$dir" ] && [ ! -L "$dir" ] || { [ ! -L "$dir" ] || cp -P "$dir" "$0/"; continue; }
     mkdir -p "$0$dir"
