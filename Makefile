@@ -16,6 +16,10 @@ test: lint build ## all tests, against real Nixes and real servers, with the rac
 	[ ! -x ci/servers/build ] || ci/servers/build
 	NIXOS_CLOSURE_TEST_REQUIRE=1 go test -race ./...
 
+.PHONY: bench
+bench: ## measure against nix copy, into docs/performance.md (ci/bench/main.go has the settings)
+	go run ./ci/bench
+
 .PHONY: lint
 lint: ## what tools can see without running anything
 	@unformatted=$$(gofmt -l *.go */) && [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }
