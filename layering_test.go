@@ -24,7 +24,8 @@ const module = "github.com/nixos-closure/nixos-closure-resource/"
 // have to learn each new meaning. What one of them needs of its neighbour,
 // resource hands to it.
 var rooms = map[string][]string{
-	"cmd":               {"resource"},
+	"cmd":               {"resource", "internal/command"},
+	"internal/command":  {"resource", "internal/pointer", "internal/nix", "internal/hint"},
 	"resource":          {"internal/handover", "internal/changes", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/handover": {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/changes":  {"internal/blob", "internal/nix", "internal/hint"},
@@ -50,8 +51,9 @@ var reserved = map[string]struct {
 	"net/http":                     {"only a place of bytes is reached over a network", []string{"internal/blob"}},
 	"github.com/aws/aws-sdk-go-v2": {"it is large, and a bucket is a place of bytes", []string{"internal/blob"}},
 	"database/sql":                 {"only a store has a database", []string{"internal/nixstore"}},
+	"github.com/spf13/cobra":       {"the three programs of the resource have no arguments to parse", []string{"internal/command"}},
 	"log":                          {"libraries are silent, and resource alone writes for people", nil},
-	"flag":                         {"the programs are told everything on stdin", nil},
+	"flag":                         {"the resource's programs are told everything on stdin, and nixos-closure has cobra's", nil},
 	"testing":                      {"tests are no part of the programs", nil},
 	"C":                            {"the programs are static", nil},
 }

@@ -38,7 +38,7 @@ func describe(name pointer.Name, g pointer.Generation) Metadata {
 	m.add("path", g.Path.String())
 	m.add("revision", g.Details.Revision)
 	m.add("message", g.Details.Message)
-	if origin := g.Details.Origin; origin != nil {
+	if origin := g.Details.Origin; origin != nil && origin.Pointer != name { // else, it says so itself
 		m.add("promoted from", fmt.Sprintf("generation %d of %s", origin.Generation, origin.Pointer))
 	}
 	m.add("changes", g.Details.Changes)

@@ -1,0 +1,150 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"nixos-closure": main})
+}
+
+// TestStories runs the scripts in testdata; its README tells what they have at
+// hand.
+func TestStories(t *testing.T) {
+	runStories(t, "testdata", setUp)
+}
+
+// TestNixStories runs those that need a Nix, with each that we support.
+func TestNixStories(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, nix *nixtest.Nix) {
+		sample := nixtest.Sample(t)
+		runStories(t, "testdata/nix", func(t testing.TB, env *testscript.Env) error {
+			for _, variable := range nix.NewStore(t).Env() {
+				name, value, _ := strings.Cut(variable, "=")
+				if name == "PATH" {
+					value = env.Getenv("PATH") + string(filepath.ListSeparator) + value
+				}
+				env.Setenv(name, value)
+			}
+			return errors.Join(os.CopyFS(filepath.Join(env.WorkDir, "sources"), os.DirFS(sample)), setUp(t, env))
+		})
+	})
+}
+
+func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env) error) {
+	testscript.Run(t, testscript.Params{
+		Dir:                 dir,
+		RequireExplicitExec: true,
+		Setup:               func(env *testscript.Env) error { return setUp(t, env) },
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"build":  cmdBuild,
+			"damage": cmdDamage,
+			"expand": cmdExpand,
+		},
+	})
+}
+
+// setUp gives a script two keys, and a source in the environment.
+func setUp(t testing.TB, env *testscript.Env) error {
+	for _, name := range []string{"OURS", "STRANGER"} {
+		key := nixtest.NewKey(t, strings.ToLower(name)+"-1")
+		env.Setenv(name+"_SECRET", key.Secret)
+		env.Setenv(name+"_PUBLIC", key.Public)
+	}
+	env.Setenv("NIXOS_CLOSURE_CACHE", "file://"+filepath.Join(env.WorkDir, "cache"))
+	env.Setenv("NIXOS_CLOSURE_POINTER", "web-1")
+	env.Setenv("NIXOS_CLOSURE_SIGNING_KEY", env.Getenv("OURS_SECRET"))
+	return nil
+}
+
+// cmdBuild leaves a closure as a task could, as a binary cache without
+// signatures: a root that refers to the other paths. Each path has a file of some
+// kilobytes, and the variable $NAME, with _ for . and -, is the path.
+//
+//	build DIR ROOT [NAME…]
+func cmdBuild(ts *testscript.TestScript, neg bool, args []string) {
+	files := make(memory)
+	var infos []nix.PathInfo
+	var references []nix.StorePath
+	names := append(args[2:], args[1]) // references first
+	for i, name := range names {
+		path := storePath(ts, name)
+		ts.Setenv(regexp.MustCompile(`[.-]`).ReplaceAllString(name, "_"), path.String())
+		dir := ts.MkAbs(filepath.Join("built", path.Base()))
+		ts.Check(os.MkdirAll(dir, 0o755))
+		ts.Check(os.WriteFile(filepath.Join(dir, "file"), []byte(strings.Repeat(name+"\n", 2000)), 0o644))
+		var archive bytes.Buffer
+		ts.Check(nar.Dump(&archive, dir))
+		info := nix.PathInfo{Path: path, NarHash: sha256.Sum256(archive.Bytes()), NarSize: int64(archive.Len())}
+		if i == len(names)-1 {
+			info.References = nix.SortPaths(references)
+		}
+		files[path] = archive.Bytes()
+		infos = append(infos, info)
+		references = append(references, path)
+	}
+	_, err := cache.New(blob.NewDirectory(ts.MkAbs(args[0])), cache.Config{}).Push(context.Background(), cache.PushRequest{
+		Root: infos[len(infos)-1].Path, Infos: infos, Source: files,
+	})
+	ts.Check(err)
+}
+
+// storePath is one of that name, the same each time.
+func storePath(ts *testscript.TestScript, name string) nix.StorePath {
+	const alphabet = "0123456789abcdfghijklmnpqrsvwxyz"
+	hash := sha256.Sum256([]byte(name))
+	var text strings.Builder
+	for _, b := range hash {
+		text.WriteByte(alphabet[b%32])
+	}
+	path, err := nix.ParseStorePath(nix.StoreDir + "/" + text.String() + "-" + name)
+	ts.Check(err)
+	return path
+}
+
+// memory holds the NARs of paths.
+type memory map[nix.StorePath][]byte
+
+func (m memory) DumpNAR(_ context.Context, path nix.StorePath, w io.Writer) error {
+	_, err := w.Write(m[path])
+	return err
+}
+
+// cmdDamage changes the last byte of a file of $WORK/cache that a narinfo names.
+//
+//	damage PATH
+func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
+	path, err := nix.ParseStorePath(args[0])
+	ts.Check(err)
+	ni, err := cache.ParseNarInfo(ts.ReadFile(filepath.Join("cache", path.HashPart()+".narinfo")))
+	ts.Check(err)
+	file := ts.MkAbs(filepath.Join("cache", ni.URL))
+	data, err := os.ReadFile(file)
+	ts.Check(err)
+	data[len(data)-1] ^= 1
+	ts.Check(os.WriteFile(file, data, 0o644))
+}
+
+// cmdExpand replaces variables in a file.
+//
+//	expand FILE
+func cmdExpand(ts *testscript.TestScript, neg bool, args []string) {
+	ts.Check(os.WriteFile(ts.MkAbs(args[0]), []byte(os.Expand(ts.ReadFile(args[0]), ts.Getenv)), 0o644))
+}

@@ -1,0 +1,54 @@
+package command
+
+import (
+	"errors"
+	"io/fs"
+	"os"
+	"strconv"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nixos-closure/nixos-closure-resource/resource"
+)
+
+func newFetch(a *app) *cobra.Command {
+	var format string
+	cmd := &cobra.Command{
+		Use:   "fetch REF DIRECTORY",
+		Short: "Download a generation's closure, verified, without Nix",
+		Long: `Download the closure of a generation into a directory, which is empty or new, and
+verify everything on the way. It gets the files that a get of the resource leaves.`,
+		Args: cobra.ExactArgs(2),
+		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			r, err := parseReference(args[0])
+			if err != nil {
+				return err
+			}
+			_, g, err := a.find(cmd.Context(), r)
+			if err != nil {
+				return err
+			}
+			source, err := a.settings.source(r.pointer)
+			if err != nil {
+				return err
+			}
+			if err := os.Mkdir(args[1], 0o777); err == nil {
+				defer func() {
+					if err != nil {
+						os.Remove(args[1])
+					}
+				}()
+			} else if !errors.Is(err, fs.ErrExist) {
+				return err
+			}
+			return a.run(cmd.Context(), resource.In, request{
+				Source:  source,
+				Version: map[string]any{"generation": strconv.FormatUint(g.Number, 10), "path": g.Path},
+				Params:  map[string]any{"format": format},
+			}, args[1])
+		},
+	}
+	cmd.Flags().StringVar(&format, "format", "rootfs", "`what` to leave: rootfs (a store), cache (a binary cache) or none (only the small files)")
+	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"rootfs", "cache", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	return cmd
+}

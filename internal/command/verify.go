@@ -1,0 +1,134 @@
+package command
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/resource"
+)
+
+func newVerify(a *app) *cobra.Command {
+	var deep, all bool
+	cmd := &cobra.Command{
+		Use:   "verify [REF]",
+		Short: "Find out whether a closure is whole and undamaged in the cache",
+		Long: `Find out whether each path of a generation's closure has its narinfo, signed by a
+trusted key, and its file, of the right size; with --deep, download each file and
+check its hashes. Says what is damaged and what to do about it. Exit status 3
+means damage.`,
+		Args:              cobra.MaximumNArgs(1),
+		ValidArgsFunction: cobra.NoFileCompletions,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			engine, generations, err := a.toVerify(cmd.Context(), args, all)
+			if err != nil {
+				return err
+			}
+			findings, err := engine.Verify(cmd.Context(), generations, deep)
+			if err != nil {
+				return err
+			}
+			reports := make([]report, len(findings))
+			for i, f := range findings {
+				reports[i] = newReport(engine.Pointer(), f)
+			}
+			if err := a.printReports(reports); err != nil {
+				return err
+			}
+			return verdict(reports)
+		},
+	}
+	cmd.Flags().BoolVar(&deep, "deep", false, "download everything and check the hashes")
+	cmd.Flags().BoolVar(&all, "all", false, "verify all generations that the history holds")
+	return cmd
+}
+
+// toVerify returns the generations to verify: one, or all of its pointer's.
+func (a *app) toVerify(ctx context.Context, args []string, all bool) (*resource.Engine, []pointer.Generation, error) {
+	if !all {
+		engine, g, err := a.findArg(ctx, args, 0)
+		return engine, []pointer.Generation{g}, err
+	}
+	name, err := pointerArg(args)
+	if err != nil {
+		return nil, nil, err
+	}
+	engine, err := a.open(ctx, name)
+	if err != nil {
+		return nil, nil, err
+	}
+	history, err := engine.History(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	return engine, history.Generations, nil
+}
+
+// A report is what was found of a generation, in JSON.
+type report struct {
+	Pointer    pointer.Name  `json:"pointer"`
+	Generation uint64        `json:"generation"`
+	Path       nix.StorePath `json:"path"`
+	Paths      int           `json:"paths"`   // of the closure
+	NarSize    int64         `json:"narSize"` // of what was found of it, in bytes
+	Damage     []problem     `json:"damage"`
+	Delete     []string      `json:"delete"` // keys in the cache to delete before the closure is pushed again
+}
+
+type problem struct {
+	Path    nix.StorePath `json:"path"`
+	Problem string        `json:"problem"`
+}
+
+func newReport(name pointer.Name, f resource.Finding) report {
+	v := f.Verification
+	r := report{
+		Pointer: name, Generation: f.Generation.Number, Path: f.Generation.Path,
+		Paths: v.Paths, NarSize: v.NarSize, Damage: []problem{}, Delete: append([]string{}, v.Stale()...),
+	}
+	for _, d := range v.Damage {
+		r.Damage = append(r.Damage, problem{d.Path, d.Err.Error()})
+	}
+	return r
+}
+
+func (a *app) printReports(reports []report) error {
+	if a.asJSON {
+		return a.printJSON(reports)
+	}
+	rows := [][]string{{"GENERATION", "PATHS", "NARSIZE", "DAMAGED", "PATH"}}
+	for _, r := range reports {
+		rows = append(rows, []string{
+			strconv.FormatUint(r.Generation, 10), strconv.Itoa(r.Paths), strconv.FormatInt(r.NarSize, 10), strconv.Itoa(len(r.Damage)), r.Path.String(),
+		})
+	}
+	return a.printTable(rows)
+}
+
+// verdict is the error that all the damage amounts to.
+func verdict(reports []report) error {
+	var problems, stale []string
+	damagedPaths := map[nix.StorePath]bool{}
+	for _, r := range reports {
+		for _, p := range r.Damage {
+			damagedPaths[p.Path] = true
+			problems = append(problems, p.Problem)
+		}
+		stale = append(stale, r.Delete...)
+	}
+	if len(problems) == 0 {
+		return nil
+	}
+	slices.Sort(problems)
+	slices.Sort(stale)
+	return damage{hint.With(fmt.Errorf("damaged paths: %d\n  %s", len(damagedPaths), strings.Join(slices.Compact(problems), "\n  ")),
+		"delete these objects from the cache, as far as they are there, and push the closure again, which sends what is missing:\n  %s",
+		strings.Join(slices.Compact(stale), "\n  "))}
+}
