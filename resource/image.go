@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"slices"
 	"strings"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
@@ -20,42 +21,56 @@ import (
 // can make us write elsewhere.
 type image struct{ rootfs *os.Root }
 
-// Where a system, or a path, has the certificates of authorities.
+// Where a machine, or a path, has its shell, and the certificates of authorities.
 const (
-	caBundle       = "etc/ssl/certs/ca-bundle.crt"
-	caCertificates = "etc/ssl/certs/ca-certificates.crt"
+	shell          = "/bin/sh"
+	caBundle       = "/etc/ssl/certs/ca-bundle.crt"
+	caCertificates = "/etc/ssl/certs/ca-certificates.crt"
 )
 
-// makeImage makes an image of dest, whose rootfs holds a closure's store.
-func makeImage(dest destination, closure *cache.Closure) error {
+// makeImage makes an image of dest, whose rootfs holds the store of a closure,
+// together with what is added to it.
+func makeImage(dest destination, closure *cache.Closure, also []addition) error {
 	rootfs, err := os.OpenRoot(dest.path("rootfs"))
 	if err != nil {
 		return err
 	}
 	defer rootfs.Close()
 	img := image{rootfs}
-
-	const home = "/closure" // of what the task is about, whatever its hash is
-	if err := rootfs.Symlink(closure.Root.String(), home[1:]); err != nil {
-		return err
-	}
-	shells := []string{home + "/sw/bin/sh", home + "/bin/sh"}
-	shells = append(shells, inPaths(closure, "bash-", "bin/sh")...)
-	shells = append(shells, inPaths(closure, "busybox-", "bin/sh")...)
-	if err := img.link("bin/sh", 0o111, shells); err != nil {
-		return err
-	}
-	bundles := []string{home + "/" + caCertificates, home + "/" + caBundle}
-	bundles = append(bundles, inPaths(closure, "nss-cacert-", caBundle)...)
-	if err := img.link(caCertificates, 0o444, bundles); err != nil {
-		return err
-	}
 	if err := img.fill(); err != nil {
 		return err
 	}
 
+	// What the task is about, and what helps it.
+	homes := []string{"/closure"}
+	if err := img.symlink("/closure", closure.Root.String()); err != nil {
+		return err
+	}
+	for _, a := range also {
+		home := "/closures/" + string(a.pointer)
+		if err := img.symlink(home, a.closure.Root.String()); err != nil {
+			return err
+		}
+		homes = append(homes, home)
+	}
+
+	var bins, shells, bundles []string
+	for _, home := range homes {
+		bins = append(bins, home+"/bin", home+"/sw/bin")
+		shells = append(shells, home+"/sw/bin/sh", home+"/bin/sh")
+		bundles = append(bundles, home+caCertificates, home+caBundle)
+	}
+	shells = slices.Concat(shells, inPaths(closure, "bash-", shell), inPaths(closure, "busybox-", shell))
+	if err := img.link(shell, 0o111, shells); err != nil {
+		return err
+	}
+	bundles = append(bundles, inPaths(closure, "nss-cacert-", caBundle)...)
+	if err := img.link(caCertificates, 0o444, bundles); err != nil {
+		return err
+	}
+
 	metadata, err := json.Marshal(map[string]any{
-		"env":  []string{"PATH=" + home + "/bin:" + home + "/sw/bin:/bin"},
+		"env":  []string{"PATH=" + strings.Join(append(bins, path.Dir(shell)), ":")},
 		"user": "root",
 	})
 	if err != nil {
@@ -70,7 +85,7 @@ func inPaths(closure *cache.Closure, prefix, file string) []string {
 	var places []string
 	for i := range closure.Paths {
 		if p := closure.Paths[i].Path; strings.HasPrefix(p.Name(), prefix) {
-			places = append(places, path.Join(p.String(), file))
+			places = append(places, p.String()+file)
 		}
 	}
 	return places
@@ -113,12 +128,17 @@ func (img image) link(name string, permissions fs.FileMode, places []string) err
 		if err != nil || !info.Mode().IsRegular() || info.Mode()&permissions == 0 {
 			continue
 		}
-		if err := img.rootfs.MkdirAll(path.Dir(name), 0o755); err != nil {
-			return err
-		}
-		return img.rootfs.Symlink(place, name)
+		return img.symlink(name, place)
 	}
 	return nil
+}
+
+// symlink makes name, which is absolute, a symlink.
+func (img image) symlink(name, target string) error {
+	if err := img.rootfs.MkdirAll("."+path.Dir(name), 0o755); err != nil {
+		return err
+	}
+	return img.rootfs.Symlink(target, "."+name)
 }
 
 // maxLinks is how many symlinks Linux follows on the way to a file.

@@ -18,6 +18,7 @@ import (
 // InParams are the params of a get.
 type InParams struct {
 	Format format
+	Also   []pointer.Name // whose closures are wanted, too
 }
 
 // format is in what form a get leaves a closure.
@@ -37,6 +38,7 @@ func decodeInParams(r *request) InParams {
 	if o.flag("skip_download", false) {
 		p.Format = formatNone
 	}
+	p.Also = decodeAlso(o, p.Format)
 	return p
 }
 
@@ -92,6 +94,10 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 	if err := isStill(generation, closure, from); err != nil {
 		return nil, err
 	}
+	also, err := source.additions(ctx, step.Console, store, from, params.Also)
+	if err != nil {
+		return nil, err
+	}
 
 	// Fetch it, and say what it is.
 	defer func() {
@@ -99,7 +105,7 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 			err = errors.Join(err, dest.clear())
 		}
 	}()
-	if err := fetch(ctx, step.Console, from, closure, params.Format, dest); err != nil {
+	if err := fetch(ctx, step.Console, from, closure, also, params.Format, dest); err != nil {
 		return nil, err
 	}
 	changed, err := trail.changes(ctx, generation, closure)
@@ -145,9 +151,9 @@ func isStill(g pointer.Generation, closure *cache.Closure, c *cache.Cache) error
 		"somebody has replaced it in the cache: find out who, before anything runs it")
 }
 
-// fetch leaves the closure in the destination, in that format, and tells a
-// person how that goes.
-func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *cache.Closure, f format, dest destination) error {
+// fetch leaves the closure in the destination, in that format, with what is
+// added to it, and tells a person how that goes.
+func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *cache.Closure, also []addition, f format, dest destination) error {
 	if f == formatNone {
 		return nil
 	}
@@ -161,11 +167,12 @@ func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *ca
 	if err != nil {
 		return err
 	}
-	if err := from.Fetch(ctx, closure, root, meter); err != nil {
+	whole := together(closure, also)
+	if err := from.Fetch(ctx, whole, root, meter); err != nil {
 		return err
 	}
-	if err := root.Register(ctx, closure.Infos()); err != nil {
+	if err := root.Register(ctx, whole.Infos()); err != nil {
 		return err
 	}
-	return makeImage(dest, closure)
+	return makeImage(dest, whole, also)
 }
