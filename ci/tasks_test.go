@@ -9,8 +9,11 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/nixos-closure/nixos-closure-resource/ci/concourse"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -211,9 +214,15 @@ func TestUpdateLock(t *testing.T) {
 
 // What is merged is what was tested, and its message says what it brings.
 func TestMerge(t *testing.T) {
-	k := newTask(t, nil)
-	k.write(t, "candidate/path", "/nix/store/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c-system\n", 0o644)
-	k.write(t, "candidate/changes.txt", "nginx: 1.26.2 → 1.26.3, +12.4 KiB\n", 0o644)
+	k := newTask(t, map[string]string{"HOST": "web-1"})
+	k.env = append(k.env, "PATH="+k.path("bin")+":"+os.Getenv("PATH"))
+	k.write(t, "bin/nixos-closure", "#!/bin/sh\n"+`[ "$*" = "diff web-1 web-1-update:7" ] && echo "nginx: 1.26.2 → 1.26.3, +12.4 KiB"`, 0o755)
+	for file, line := range map[string]string{
+		"path": "/nix/store/0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c0c-system", "pointer": "web-1-update", "generation": "7",
+		"changes.txt": "Nothing is different from last night.",
+	} {
+		k.write(t, "candidate/"+file, line+"\n", 0o644)
+	}
 	config, update := k.path("config"), k.path("update")
 	commit(t, config, "flake.lock", "1", "Begin")
 	git(t, k.dir, "clone", "--quiet", config, update)
@@ -230,6 +239,13 @@ func TestMerge(t *testing.T) {
 	if got, want := git(t, merged, "rev-parse", "HEAD^{tree}"), git(t, update, "rev-parse", "HEAD^{tree}"); got != want {
 		t.Error("what was merged is not what was tested")
 	}
+
+	// For the first time.
+	k.write(t, "bin/nixos-closure", "#!/bin/sh\nexit 1\n", 0o755)
+	if _, err := k.run(t, "merge"); err != nil {
+		t.Fatal(err)
+	}
+	contains(t, git(t, merged, "log", "--max-count=1", "--format=%B"), "Nothing is different from last night.")
 
 	// Again, when it is in.
 	git(t, config, "pull", "--quiet", merged, "HEAD")
@@ -518,5 +534,67 @@ in {
 				contains(t, string(read(t, k.path("test-output/machine.log"))), "booted")
 			}
 		})
+	}
+}
+
+// Each host of a flake is built and pushed, and the next build, in a new
+// container, builds only what changed.
+func TestBuild(t *testing.T) {
+	n := nixtest.Current(t)
+	key := nixtest.NewKey(t, "cache.example.org-1")
+	k := newTask(t, map[string]string{"NIXOS_CLOSURE_SIGNING_KEY": key.Secret})
+	k.params["NIXOS_CLOSURE_CACHE"] = "file://" + k.path("cache")
+	program := filepath.Join(t.TempDir(), "nixos-closure")
+	if out, err := exec.Command("go", "build", "-o", program, "../cmd/nixos-closure").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if err := os.Rename(filepath.Join(nixtest.Sample(t), "config"), k.path("config")); err != nil {
+		t.Fatal(err)
+	}
+	commit(t, k.path("config"), "flake.nix", `{
+  outputs = _: {
+    nixosConfigurations = builtins.mapAttrs (name: toplevel: { config.system.build = { inherit toplevel; }; }) (import ./default.nix // {
+      broken = (import ./edge-cases.nix).failing;
+    });
+  };
+}`, "Begin")
+	newContainer := func() {
+		k.env = n.NewStore(t).Env()
+		for i, v := range k.env {
+			k.env[i] = strings.Replace(v, "PATH=", "PATH="+filepath.Dir(program)+":", 1)
+		}
+	}
+
+	newContainer()
+	out, err := k.run(t, "build")
+	if err == nil {
+		t.Error("the task is green, though a host failed")
+	}
+	contains(t, out, "error: failed: broken", "building '/nix/store/")
+	for _, host := range []string{"web-1", "web-2"} {
+		path := string(read(t, k.path("paths/"+host)))
+		contains(t, path, "-nixos-system-"+host+"-25.05\n")
+		contains(t, string(read(t, k.path("cache/pointers/"+host+"-built"))), path)
+	}
+	if _, err := os.Stat(k.path("paths/broken")); err == nil {
+		t.Error("a host that failed has a path")
+	}
+
+	commit(t, k.path("config"), "motd", "The second day.\n", "Say which day it is")
+	newContainer()
+	k.params["HOSTS"] = "web-1"
+	if out, err = k.run(t, "build"); err != nil {
+		t.Fatal(err)
+	}
+	built := regexp.MustCompile(`building '/nix/store/[^-]*-(.*)\.drv'`).FindAllStringSubmatch(out, -1)
+	var names []string
+	for _, b := range built {
+		names = append(names, b[1])
+	}
+	if diff := cmp.Diff([]string{"etc", "nixos-system-web-1-25.05"}, names); diff != "" {
+		t.Errorf("built for a change of motd (-want +got)\n%s", diff)
+	}
+	if _, err := os.Stat(k.path("paths/web-2")); err == nil {
+		t.Error("built a host that wasn't asked for")
 	}
 }

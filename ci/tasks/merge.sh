@@ -17,6 +17,9 @@ if ! git merge-base --is-ancestor HEAD FETCH_HEAD; then
   echo "hint: trigger the update again, it will have them" >&2
   exit 1
 fi
+# Against what the host runs, not against the update of the night before, which may have been red.
+changes=$(nixos-closure diff "$HOST" "$(cat ../candidate/pointer):$(cat ../candidate/generation)") ||
+  changes=$(cat ../candidate/changes.txt) # the host has nothing yet
 git merge --quiet --no-ff --no-commit FETCH_HEAD
 git commit --quiet --file - <<EOF
 Update what the hosts are made of
@@ -25,6 +28,6 @@ $(git log --reverse --format=%b HEAD..FETCH_HEAD)
 
 Built and tested as $(cat ../candidate/path)
 
-$(cat ../candidate/changes.txt)
+$changes
 EOF
 git log --max-count 1 --format=%B
