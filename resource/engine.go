@@ -204,8 +204,9 @@ func (e *Engine) Verify(ctx context.Context, generations []pointer.Generation, d
 	for i, v := range verifications {
 		g := generations[i]
 		if !v.NarHash.IsZero() && v.NarHash != g.NarHash {
-			v.Damage = append(v.Damage, cache.Damage{Path: g.Path, Err: fmt.Errorf(
-				"its NarHash is %s, and was %s when generation %d was made", v.NarHash, g.NarHash, g.Number)})
+			v.Damage = append(v.Damage, cache.Damage{Path: g.Path, Keep: true, Err: hint.With(
+				fmt.Errorf("%s is not what generation %d was: its NarHash is %s, and was %s", g.Path, g.Number, v.NarHash, g.NarHash),
+				"somebody has replaced it in the cache: find out who, before anything runs it")})
 		}
 		findings[i] = Finding{g, v}
 	}

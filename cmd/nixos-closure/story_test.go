@@ -4,11 +4,14 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"regexp"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -57,6 +60,8 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 			"build":  cmdBuild,
 			"damage": cmdDamage,
 			"expand": cmdExpand,
+			"repair": cmdRepair,
+			"status": cmdStatus,
 		},
 	})
 }
@@ -76,7 +81,8 @@ func setUp(t testing.TB, env *testscript.Env) error {
 
 // cmdBuild leaves a closure as a task could, as a binary cache without
 // signatures: a root that refers to the other paths. Each path has a file of some
-// kilobytes, and the variable $NAME, with _ for . and -, is the path.
+// kilobytes. The variables $NAME and $NAME_hash, with _ for . and -, are the path
+// and its hash.
 //
 //	build DIR ROOT [NAME…]
 func cmdBuild(ts *testscript.TestScript, neg bool, args []string) {
@@ -86,7 +92,9 @@ func cmdBuild(ts *testscript.TestScript, neg bool, args []string) {
 	names := append(args[2:], args[1]) // references first
 	for i, name := range names {
 		path := storePath(ts, name)
-		ts.Setenv(regexp.MustCompile(`[.-]`).ReplaceAllString(name, "_"), path.String())
+		variable := strings.NewReplacer(".", "_", "-", "_").Replace(name)
+		ts.Setenv(variable, path.String())
+		ts.Setenv(variable+"_hash", path.HashPart())
 		dir := ts.MkAbs(filepath.Join("built", path.Base()))
 		ts.Check(os.MkdirAll(dir, 0o755))
 		ts.Check(os.WriteFile(filepath.Join(dir, "file"), []byte(strings.Repeat(name+"\n", 2000)), 0o644))
@@ -127,19 +135,55 @@ func (m memory) DumpNAR(_ context.Context, path nix.StorePath, w io.Writer) erro
 	return err
 }
 
-// cmdDamage changes the last byte of a file of $WORK/cache that a narinfo names.
+// cmdDamage changes the last byte of the file of a path in $WORK/cache, cuts that
+// off, or removes the file.
 //
-//	damage PATH
+//	damage [-short|-gone] PATH
 func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
-	path, err := nix.ParseStorePath(args[0])
+	path, err := nix.ParseStorePath(args[len(args)-1])
 	ts.Check(err)
 	ni, err := cache.ParseNarInfo(ts.ReadFile(filepath.Join("cache", path.HashPart()+".narinfo")))
 	ts.Check(err)
 	file := ts.MkAbs(filepath.Join("cache", ni.URL))
 	data, err := os.ReadFile(file)
 	ts.Check(err)
-	data[len(data)-1] ^= 1
-	ts.Check(os.WriteFile(file, data, 0o644))
+	last := len(data) - 1
+	switch args[0] {
+	case "-gone":
+		ts.Check(os.Remove(file))
+	case "-short":
+		ts.Check(os.WriteFile(file, data[:last], 0o644))
+	default:
+		data[last] ^= 1
+		ts.Check(os.WriteFile(file, data, 0o644))
+	}
+}
+
+// cmdRepair deletes from $WORK/cache what the JSON of verify says is to be
+// deleted.
+//
+//	repair FILE
+func cmdRepair(ts *testscript.TestScript, neg bool, args []string) {
+	var reports []struct{ Delete []string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(args[0])), &reports))
+	for _, r := range reports {
+		for _, key := range r.Delete {
+			if err := os.Remove(ts.MkAbs(filepath.Join("cache", key))); !errors.Is(err, fs.ErrNotExist) {
+				ts.Check(err)
+			}
+		}
+	}
+}
+
+// cmdStatus runs a program, which must exit with that status.
+//
+//	status STATUS PROGRAM [ARGUMENT…]
+func cmdStatus(ts *testscript.TestScript, neg bool, args []string) {
+	err := ts.Exec(args[1], args[2:]...)
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || strconv.Itoa(exit.ExitCode()) != args[0] {
+		ts.Fatalf("%v, want exit status %s", err, args[0])
+	}
 }
 
 // cmdExpand replaces variables in a file.

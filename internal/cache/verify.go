@@ -27,20 +27,32 @@ type Verification struct {
 type Damage struct {
 	Path nix.StorePath
 	Err  error
+
+	// Keep says that to send the path again is no remedy: nobody who is trusted
+	// vouches for it, or it is a substituter that has it.
+	Keep bool
+
+	file string // its key, if that is what is damaged
 }
 
-// Stale are the keys of those objects, present or not, that vouch for what is
-// damaged. A push of the closure replaces what they describe once they are
-// deleted, and not before.
+// Stale are the keys of what is damaged and of what vouches for it, whether they
+// are there or not, in the order in which they are to be deleted. A push of the
+// closure sends again what is damaged once they are gone, and not before.
 func (v *Verification) Stale() []string {
-	if len(v.Damage) == 0 {
+	var narinfos, files []string
+	for _, d := range v.Damage {
+		if d.Keep {
+			continue
+		}
+		narinfos = append(narinfos, narinfoKey(d.Path))
+		if d.file != "" {
+			files = append(files, d.file)
+		}
+	}
+	if len(narinfos) == 0 {
 		return nil
 	}
-	keys := []string{manifestKey(v.Root)}
-	for _, d := range v.Damage {
-		keys = append(keys, narinfoKey(d.Path))
-	}
-	return keys
+	return slices.Concat([]string{manifestKey(v.Root)}, narinfos, files)
 }
 
 // Verify looks at the closures of roots as a host's Nix would, and goes on where
@@ -51,7 +63,7 @@ func (v *Verification) Stale() []string {
 //
 // An error says that the store didn't answer: then nothing is known.
 func (c *Cache) Verify(ctx context.Context, roots []nix.StorePath, deep bool, meter *Meter) ([]Verification, error) {
-	v := verifier{cache: c, found: map[nix.StorePath]NarInfo{}, damage: map[nix.StorePath]error{}}
+	v := verifier{cache: c, found: map[nix.StorePath]NarInfo{}, damage: map[nix.StorePath]Damage{}}
 	if err := v.walk(ctx, roots); err != nil {
 		return nil, err
 	}
@@ -71,7 +83,7 @@ type verifier struct {
 	found map[nix.StorePath]NarInfo // by narinfo or, where that is damaged, by manifest
 
 	mu     sync.Mutex
-	damage map[nix.StorePath]error
+	damage map[nix.StorePath]Damage
 }
 
 // walk looks up the narinfos of the closures of roots. Where one is damaged, it
@@ -100,7 +112,7 @@ func (v *verifier) walk(ctx context.Context, roots []nix.StorePath) error {
 		for i, path := range next {
 			group.Go(func() (err error) {
 				narinfos[i], err = v.cache.inspect(groupCtx, path)
-				return v.note(path, err)
+				return v.note(Damage{Path: path, Err: err, Keep: errors.Is(err, errUntrusted)})
 			})
 		}
 		if err := group.Wait(); err != nil {
@@ -109,7 +121,7 @@ func (v *verifier) walk(ctx context.Context, roots []nix.StorePath) error {
 		frontier = nil
 		for i, path := range next {
 			ni := narinfos[i]
-			if v.damage[path] != nil {
+			if _, broken := v.damage[path]; broken {
 				var ok bool
 				if ni, ok = listed[path]; !ok {
 					continue
@@ -146,19 +158,20 @@ func (c *Cache) inspect(ctx context.Context, path nix.StorePath) (NarInfo, error
 
 // files looks at the files of all paths whose narinfo isn't damaged.
 func (v *verifier) files(ctx context.Context, deep bool, meter *Meter) error {
+	look := v.cache.statNAR
+	if deep {
+		look = func(ctx context.Context, ni *NarInfo) error { return v.cache.verifyNAR(ctx, ni, nil, meter) }
+	} else {
+		meter = nil // next to nothing is read
+	}
 	sound := new(Closure)
 	for path, ni := range v.found {
-		if v.damage[path] == nil {
+		if _, broken := v.damage[path]; !broken {
 			sound.Paths = append(sound.Paths, ni)
 		}
 	}
-	if deep {
-		return v.cache.eachNAR(ctx, sound, meter, func(ctx context.Context, ni *NarInfo) error {
-			return v.note(ni.Path, v.cache.verifyNAR(ctx, ni, nil, meter))
-		})
-	}
-	return v.cache.eachNAR(ctx, sound, nil, func(ctx context.Context, ni *NarInfo) error {
-		return v.note(ni.Path, v.cache.statNAR(ctx, ni))
+	return v.cache.eachNAR(ctx, sound, meter, func(ctx context.Context, ni *NarInfo) error {
+		return v.note(Damage{Path: ni.Path, Err: look(ctx, ni), Keep: ni.from != nil, file: ni.URL})
 	})
 }
 
@@ -175,16 +188,16 @@ func (c *Cache) statNAR(ctx context.Context, ni *NarInfo) error {
 	return nil
 }
 
-// note takes note of what is wrong with a path, and returns the errors that say
-// nothing about that.
-func (v *verifier) note(path nix.StorePath, err error) error {
+// note takes note of damage, unless its error is none, or one that says nothing
+// about the path: that is returned.
+func (v *verifier) note(d Damage) error {
 	var failed storeError
-	if err == nil || errors.As(err, &failed) || errors.Is(err, context.Canceled) || errors.Is(err, context.DeadlineExceeded) {
-		return err
+	if d.Err == nil || errors.As(d.Err, &failed) || errors.Is(d.Err, context.Canceled) || errors.Is(d.Err, context.DeadlineExceeded) {
+		return d.Err
 	}
 	v.mu.Lock()
 	defer v.mu.Unlock()
-	v.damage[path] = err
+	v.damage[d.Path] = d
 	return nil
 }
 
@@ -196,8 +209,8 @@ func (v *verifier) about(root nix.StorePath) Verification {
 		path := frontier[0]
 		frontier = frontier[1:]
 		about.Paths++
-		if err := v.damage[path]; err != nil {
-			about.Damage = append(about.Damage, Damage{path, err})
+		if d, broken := v.damage[path]; broken {
+			about.Damage = append(about.Damage, d)
 		}
 		ni := v.found[path]
 		about.NarSize += ni.NarSize

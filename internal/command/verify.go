@@ -79,12 +79,13 @@ type report struct {
 	Paths      int           `json:"paths"`   // of the closure
 	NarSize    int64         `json:"narSize"` // of what was found of it, in bytes
 	Damage     []problem     `json:"damage"`
-	Delete     []string      `json:"delete"` // keys in the cache to delete before the closure is pushed again
+	Delete     []string      `json:"delete"` // keys in the cache to delete, in this order, before the closure is pushed again
 }
 
 type problem struct {
 	Path    nix.StorePath `json:"path"`
 	Problem string        `json:"problem"`
+	Advice  []string      `json:"advice,omitempty"` // if deleting is no remedy
 }
 
 func newReport(name pointer.Name, f resource.Finding) report {
@@ -94,7 +95,11 @@ func newReport(name pointer.Name, f resource.Finding) report {
 		Paths: v.Paths, NarSize: v.NarSize, Damage: []problem{}, Delete: append([]string{}, v.Stale()...),
 	}
 	for _, d := range v.Damage {
-		r.Damage = append(r.Damage, problem{d.Path, d.Err.Error()})
+		p := problem{Path: d.Path, Problem: d.Err.Error()}
+		if d.Keep {
+			p.Advice = hint.Of(d.Err)
+		}
+		r.Damage = append(r.Damage, p)
 	}
 	return r
 }
@@ -114,21 +119,37 @@ func (a *app) printReports(reports []report) error {
 
 // verdict is the error that all the damage amounts to.
 func verdict(reports []report) error {
-	var problems, stale []string
-	damagedPaths := map[nix.StorePath]bool{}
+	var problems, stale, advice []string
 	for _, r := range reports {
 		for _, p := range r.Damage {
-			damagedPaths[p.Path] = true
 			problems = append(problems, p.Problem)
+			advice = append(advice, p.Advice...)
 		}
 		stale = append(stale, r.Delete...)
 	}
 	if len(problems) == 0 {
 		return nil
 	}
-	slices.Sort(problems)
-	slices.Sort(stale)
-	return damage{hint.With(fmt.Errorf("damaged paths: %d\n  %s", len(damagedPaths), strings.Join(slices.Compact(problems), "\n  ")),
-		"delete these objects from the cache, as far as they are there, and push the closure again, which sends what is missing:\n  %s",
-		strings.Join(slices.Compact(stale), "\n  "))}
+	err := fmt.Errorf("the cache is damaged:%s", indented(distinct(problems)))
+	if len(stale) > 0 {
+		err = hint.With(err, "delete these objects from the cache, as far as they are there, and push the closure again, which sends what is missing:%s",
+			indented(distinct(stale)))
+	}
+	for _, text := range distinct(advice) {
+		err = hint.With(err, "%s", text)
+	}
+	return damage{err}
 }
+
+// distinct are the texts, each once, in their order.
+func distinct(texts []string) (once []string) {
+	for _, text := range texts {
+		if !slices.Contains(once, text) {
+			once = append(once, text)
+		}
+	}
+	return once
+}
+
+// indented are the texts, each on a line of its own.
+func indented(texts []string) string { return "\n  " + strings.Join(texts, "\n  ") }
