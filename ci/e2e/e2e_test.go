@@ -121,6 +121,7 @@ func (r *rig) source(key string, value any) map[string]any {
 type program struct {
 	*exec.Cmd
 	secrets []string // in its request
+	watched bool     // answer looks at its process, too
 }
 
 // call is a program with its request on stdin.
@@ -132,7 +133,7 @@ func call(name, dir string, env []string, request map[string]any) *program {
 	cmd := exec.Command(filepath.Join(programs, name), dir)
 	cmd.Env, cmd.Dir = env, "/"
 	cmd.Stdin = bytes.NewReader(text)
-	return &program{cmd, secretsOf(request["source"].(map[string]any))}
+	return &program{Cmd: cmd, secrets: secretsOf(request["source"].(map[string]any))}
 }
 
 // answer runs a program to its end and decodes what it says.
@@ -140,9 +141,16 @@ func answer[T any](cmd *program) (T, error) {
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	var value T
-	err := cmd.Run()
-	if leak := cmd.secretIn(stdout.String() + stderr.String()); leak != nil {
-		return value, fmt.Errorf("%s prints %w", filepath.Base(cmd.Path), leak)
+	if err := cmd.Start(); err != nil {
+		return value, err
+	}
+	leaked := func() error { return nil }
+	if cmd.watched {
+		leaked = cmd.watch()
+	}
+	err := cmd.Wait()
+	if leak := errors.Join(leaked(), cmd.secretIn(stdout.String()+stderr.String())); leak != nil {
+		return value, fmt.Errorf("%s has shown %w", filepath.Base(cmd.Path), leak)
 	}
 	if err != nil {
 		return value, fmt.Errorf("%s: %w\n%s", filepath.Base(cmd.Path), err, stderr.String())

@@ -28,11 +28,14 @@ func secretsOf(source map[string]any) (secrets []string) {
 	return secrets
 }
 
+// errLeak is an error of all who found a secret.
+var errLeak = errors.New("a secret")
+
 // secretIn is an error if the text has one of the program's secrets.
 func (p *program) secretIn(text string) error {
 	for _, secret := range p.secrets {
 		if strings.Contains(text, secret) {
-			return fmt.Errorf("a secret that begins with %.10q", secret)
+			return fmt.Errorf("%w, which begins with %.10q", errLeak, secret)
 		}
 	}
 	return nil
@@ -60,18 +63,18 @@ func (p *program) secretBelow(dirs ...string) error {
 	return errors.Join(leaks...)
 }
 
-// watch looks, until the program is over, at the arguments and environments of
-// it and of all its children, as root may and everybody may who runs as the
-// same user. It must have been started; the channel yields what was found.
-func (p *program) watch(over <-chan struct{}) <-chan error {
-	found := make(chan error, 1)
+// watch looks at the arguments and environments of a running program and of all
+// its children, as everybody may who runs as the same user, until the function
+// that it returns is called, and returns what was found.
+func (p *program) watch() func() error {
+	over, found := make(chan struct{}), make(chan error, 1)
 	go func() {
 		for {
 			for _, pid := range family(p.Process.Pid) {
 				for _, file := range []string{"cmdline", "environ"} {
 					text, _ := os.ReadFile(filepath.Join("/proc", pid, file)) // it may be over, or protected
 					if leak := p.secretIn(string(text)); leak != nil {
-						found <- fmt.Errorf("process %s shows in its %s %w", pid, file, leak)
+						found <- fmt.Errorf("process %s has in its %s %w", pid, file, leak)
 						return
 					}
 				}
@@ -80,11 +83,14 @@ func (p *program) watch(over <-chan struct{}) <-chan error {
 			case <-over:
 				found <- nil
 				return
-			case <-time.After(10 * time.Millisecond):
+			case <-time.After(20 * time.Millisecond):
 			}
 		}
 	}()
-	return found
+	return func() error {
+		close(over)
+		return <-found
+	}
 }
 
 // family is a process and all that descend from it.

@@ -59,6 +59,7 @@ type Proxy struct {
 	fault       Fault
 	operation   string
 	times       int
+	met         map[string]bool // by PlayOnEach, the operations that had their fault
 	random      *rand.Rand
 	probability float64
 }
@@ -85,14 +86,21 @@ func New(t testing.TB, url string) *Proxy {
 func (p *Proxy) Play(fault Fault, operation string, times int) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	p.fault, p.operation, p.times, p.random = fault, operation, times, nil
+	p.fault, p.operation, p.times, p.met, p.random = fault, operation, times, nil, nil
+}
+
+// PlayOnEach plays the fault on the next request for each operation, once.
+func (p *Proxy) PlayOnEach(fault Fault) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	p.fault, p.times, p.met, p.random = fault, 0, map[string]bool{}, nil
 }
 
 // PlayAtRandom plays any fault on any request with a probability, from now on.
 func (p *Proxy) PlayAtRandom(seed uint64, probability float64) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
-	p.times, p.random, p.probability = 0, rand.New(rand.NewPCG(seed, seed)), probability
+	p.times, p.met, p.random, p.probability = 0, nil, rand.New(rand.NewPCG(seed, seed)), probability
 }
 
 // Operations returns, and forgets, the operations that were asked for.
@@ -111,6 +119,10 @@ func (p *Proxy) next(operation string) Fault {
 	p.operations = append(p.operations, operation)
 	if p.random != nil && p.random.Float64() < p.probability {
 		return Faults[p.random.IntN(len(Faults))]
+	}
+	if p.met != nil && !p.met[operation] {
+		p.met[operation] = true
+		return p.fault
 	}
 	if p.times > 0 && operation == p.operation {
 		p.times--
