@@ -22,6 +22,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
 func TestMain(m *testing.M) {
@@ -73,6 +74,7 @@ func setUp(t testing.TB, env *testscript.Env) error {
 		env.Setenv(name+"_SECRET", key.Secret)
 		env.Setenv(name+"_PUBLIC", key.Public)
 	}
+	env.Setenv("LONG", strings.Repeat("m", pointer.MaxMessage+1))
 	env.Setenv("NIXOS_CLOSURE_CACHE", "file://"+filepath.Join(env.WorkDir, "cache"))
 	env.Setenv("NIXOS_CLOSURE_POINTER", "web-1")
 	env.Setenv("NIXOS_CLOSURE_SIGNING_KEY", env.Getenv("OURS_SECRET"))

@@ -19,7 +19,7 @@ func newFetch(a *app) *cobra.Command {
 		Long: `Download the closure of a generation into a directory, which is empty or new, and
 verify everything on the way. It gets the files that a get of the resource leaves.`,
 		Args: cobra.ExactArgs(2),
-		RunE: func(cmd *cobra.Command, args []string) (err error) {
+		RunE: func(cmd *cobra.Command, args []string) error {
 			r, err := parseReference(args[0])
 			if err != nil {
 				return err
@@ -32,20 +32,19 @@ verify everything on the way. It gets the files that a get of the resource leave
 			if err != nil {
 				return err
 			}
-			if err := os.Mkdir(args[1], 0o777); err == nil {
-				defer func() {
-					if err != nil {
-						os.Remove(args[1])
-					}
-				}()
-			} else if !errors.Is(err, fs.ErrExist) {
-				return err
+			made := os.Mkdir(args[1], 0o777)
+			if made != nil && !errors.Is(made, fs.ErrExist) {
+				return made
 			}
-			return a.run(cmd.Context(), resource.In, request{
+			err = a.run(cmd.Context(), resource.In, request{
 				Source:  source,
 				Version: map[string]any{"generation": strconv.FormatUint(g.Number, 10), "path": g.Path},
 				Params:  map[string]any{"format": format},
 			}, args[1])
+			if err != nil && made == nil {
+				os.Remove(args[1])
+			}
+			return err
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "rootfs", "`what` to leave: rootfs (a store), cache (a binary cache) or none (only the small files)")

@@ -59,8 +59,8 @@ func (s *settings) source(name pointer.Name) (json.RawMessage, error) {
 			source[strings.ToLower(name)] = scalar(value)
 		}
 	}
-	s.flags.Visit(func(f *pflag.Flag) {
-		if _, ok := sourceFlags[f.Name]; ok {
+	s.flags.VisitAll(func(f *pflag.Flag) {
+		if _, ok := sourceFlags[f.Name]; ok && f.Changed {
 			source[strings.ReplaceAll(f.Name, "-", "_")] = scalar(f.Value.String())
 		}
 	})
