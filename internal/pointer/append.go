@@ -42,11 +42,11 @@ func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error
 		return Outcome{}, err
 	}
 	proposal.Details.Run = rand.Text()
-	outcome, history, err := p.swap(ctx, proposal)
+	outcome, history, step, err := p.swap(ctx, proposal)
 	if err != nil {
 		return Outcome{}, err
 	}
-	history, err = p.settle(ctx, history)
+	history, err = p.settle(ctx, history, step)
 	if err == nil && outcome.Moved {
 		err = p.confirm(ctx, history, outcome.Generation)
 	}
@@ -58,8 +58,8 @@ func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error
 
 // swap reads the history and writes what the proposal makes of it until nobody
 // comes between the two. It also returns the history that it found right; after
-// a write there is none yet.
-func (p *Pointer) swap(ctx context.Context, proposal Proposal) (Outcome, *History, error) {
+// a write there is none yet, but the step that the copy has to take.
+func (p *Pointer) swap(ctx context.Context, proposal Proposal) (Outcome, *History, plainStep, error) {
 	var failure error // of the last write
 	var etag string   // of what it should have replaced
 	for tries, seen := 0, proposal.Seen; ; seen = nil {
@@ -68,25 +68,25 @@ func (p *Pointer) swap(ctx context.Context, proposal Proposal) (Outcome, *Histor
 			err = fmt.Errorf("%w; then, looking whether it was written: %w", failure, err)
 		}
 		if err != nil {
-			return Outcome{}, nil, err
+			return Outcome{}, nil, plainStep{}, err
 		}
 		if g, ok := history.madeBy(proposal.Details.Run); ok {
-			return Outcome{Generation: g, Moved: true}, history, nil // the write failed only to answer
+			return Outcome{Generation: g, Moved: true}, history, plainStep{}, nil // the write failed only to answer
 		}
 		if failure != nil {
 			if err := p.again(ctx, &tries, failure, history.etag != etag); err != nil {
-				return Outcome{}, nil, err
+				return Outcome{}, nil, plainStep{}, err
 			}
 		}
 		entries, outcome, err := p.plan(history, proposal)
 		if err != nil {
-			return Outcome{}, nil, err
+			return Outcome{}, nil, plainStep{}, err
 		}
 		if entries == nil {
-			return outcome, history, nil
+			return outcome, history, plainStep{}, nil
 		}
 		if failure = p.replace(ctx, history, entries); failure == nil {
-			return outcome, nil, nil
+			return outcome, nil, plainStep{history.plain(), outcome.Generation.plain()}, nil
 		}
 		etag = history.etag
 	}

@@ -376,7 +376,7 @@ func TestNothingNewIsTwoRequests(t *testing.T) {
 	mustAppend(t, open(store), "b")
 	want := []string{
 		"GET pointers/web-1.json", "PUT pointers/web-1.json",
-		"GET pointers/web-1", "GET pointers/web-1.json", "PUT pointers/web-1", "GET pointers/web-1.json",
+		"GET pointers/web-1", "PUT pointers/web-1", "GET pointers/web-1.json",
 	}
 	if diff := cmp.Diff(want, requests); diff != "" {
 		t.Errorf("Append (-want +got)\n%s", diff)

@@ -33,6 +33,10 @@ func (p *Pointer) readPlain(ctx context.Context) (plainCopy, error) {
 	return plainCopy{string(data), true, info.ETag}, nil
 }
 
+// A plainStep is what a write of the history means for the copy: from what it
+// has said so far, to what it must say.
+type plainStep struct{ from, to string }
+
 // settle brings the copy up to date and returns the history that it agrees
 // with, which is the given one if that will do.
 //
@@ -41,7 +45,10 @@ func (p *Pointer) readPlain(ctx context.Context) (plainCopy, error) {
 // path over a newer one; and since each writer looks at the history again after
 // it has written the copy, the last one leaves them in agreement. (That look is
 // needed also where there are no conditions, or no ETag to make one of.)
-func (p *Pointer) settle(ctx context.Context, history *History) (*History, error) {
+//
+// A copy that is still where the step begins was not touched since the history
+// was written; so the history need not be looked at before the copy is, too.
+func (p *Pointer) settle(ctx context.Context, history *History, step plainStep) (*History, error) {
 	plain, err := p.readPlain(ctx)
 	if err != nil {
 		return nil, err
@@ -49,23 +56,26 @@ func (p *Pointer) settle(ctx context.Context, history *History) (*History, error
 	if history != nil && plain.text == history.plain() {
 		return history, nil
 	}
-	for tries := 0; ; {
-		history, err := p.Read(ctx)
-		if err != nil {
-			return nil, err
-		}
-		if len(history.Generations) == 0 {
-			return nil, hint.With(fmt.Errorf("the history of %s was deleted while it was written", p),
-				"put again, once nothing deletes it any more")
-		}
-		if plain.text == history.plain() {
-			return history, nil
+	for tries := 0; ; step = (plainStep{}) {
+		next := step.to
+		if !plain.exists || plain.text != step.from || next == step.from {
+			history, err := p.Read(ctx)
+			if err != nil {
+				return nil, err
+			}
+			if len(history.Generations) == 0 {
+				return nil, hint.With(fmt.Errorf("the history of %s was deleted while it was written", p),
+					"put again, once nothing deletes it any more")
+			}
+			if next = history.plain(); next == plain.text {
+				return history, nil
+			}
 		}
 		options := p.onlyIf(plain.exists, plain.etag)
 		options.ContentType, options.CacheControl = "text/plain", "no-cache"
-		info, failure := p.store.Put(ctx, p.config.Name.plainKey(), strings.NewReader(history.plain()), options)
+		info, failure := p.store.Put(ctx, p.config.Name.plainKey(), strings.NewReader(next), options)
 		if failure == nil {
-			plain = plainCopy{history.plain(), true, info.ETag}
+			plain = plainCopy{next, true, info.ETag}
 			continue
 		}
 		before := plain
@@ -81,5 +91,10 @@ func (p *Pointer) settle(ctx context.Context, history *History) (*History, error
 // plain is what the copy of a history has to say.
 func (h *History) plain() string {
 	newest, _ := h.Newest()
-	return newest.Path.String() + "\n"
+	return newest.plain()
+}
+
+// plain is what the copy has to say where g is the newest.
+func (g Generation) plain() string {
+	return g.Path.String() + "\n"
 }

@@ -135,7 +135,7 @@ func fill(t *testing.T, p *Pointer, n int) {
 	if err := p.replace(t.Context(), new(History), history.entries); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.settle(t.Context(), nil); err != nil {
+	if _, err := p.settle(t.Context(), nil, plainStep{}); err != nil {
 		t.Fatal(err)
 	}
 }
