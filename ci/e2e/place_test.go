@@ -109,13 +109,15 @@ func (b bucket) source() map[string]any {
 	}
 }
 
-// web is the bucket's URL for those who don't speak S3.
-func (b bucket) web() string { return b.endpoint + "/" + b.name }
+// s3URL is the bucket's URL for Nix, which reaches the server itself.
+func (b bucket) s3URL() string {
+	return "s3://" + b.name + "?endpoint=" + url.QueryEscape(b.server.URL)
+}
 
 func (b bucket) substituters(n *nixtest.Nix) []string {
 	urls := []string{b.server.URL + "/" + b.name}
 	if !strings.HasPrefix(n.Version, "2.8.") { // Debian built that one without S3
-		urls = append(urls, "s3://"+b.name+"?endpoint="+url.QueryEscape(b.server.URL))
+		urls = append(urls, b.s3URL())
 	}
 	return urls
 }

@@ -9,6 +9,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/s3test"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
@@ -121,4 +122,32 @@ func narinfos(t *testing.T, cache string) map[string]string {
 		texts[file] = string(must[[]byte](t)(os.ReadFile(file)))
 	}
 	return texts
+}
+
+// What stock Nix pushes to a bucket, in restores from there. (Those that we have
+// sign no requests, so everybody may write to this bucket.)
+func TestWeReadWhatStockNixPushesToBucket(t *testing.T) {
+	t.Parallel()
+	cache := newBucket(t, s3test.Versitygw(t))
+	cache.allowEverybody(t, "s3:*")
+	n := nixtest.Current(t)
+	r := newRig(t, n, cache)
+	path := r.store.Build(t, filepath.Join(r.sources, "config", "edge-cases.nix"), "all")
+	pushed := facts(r.store.Closure(t, path))
+	key := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(key, []byte(r.key.Secret), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r.store.Run(t, "nix", "copy", "--to", cache.s3URL()+"&secret-key="+key, path.String())
+	before := must[map[string]string](t)(matching(cache, "*.narinfo"))
+	if len(before) == 0 {
+		t.Fatal("Nix pushed nothing")
+	}
+
+	v := must[put](t)(answer[put](r.out(path))).Version
+	after := must[map[string]string](t)(matching(cache, "*.narinfo"))
+	if diff := cmp.Diff(before, after); diff != "" {
+		t.Errorf("a put of what is there has changed it (-before +after):\n%s", diff)
+	}
+	checkRestored(t, r, n, v, pushed)
 }
