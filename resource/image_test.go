@@ -74,6 +74,10 @@ func TestMakeImage(t *testing.T) {
 			if diff := cmp.Diff(taskImage{[]string{"PATH=/closure/bin:/closure/sw/bin:/bin"}, "root"}, readTaskImage(t, dest.dir)); diff != "" {
 				t.Errorf("metadata.json (-want +got)\n%s", diff)
 			}
+			passwd, err := os.ReadFile(dest.path("rootfs/etc/passwd"))
+			if err != nil || !strings.HasPrefix(string(passwd), "root:x:0:0:") {
+				t.Errorf("the user isn't in etc/passwd: %s (%v)", passwd, err)
+			}
 		})
 	}
 }
