@@ -1,6 +1,6 @@
 # What a developer runs. Each target gets what it needs into .cache (see ci/get) and touches nothing else.
 
-export PATH := $(PATH):$(CURDIR)/.cache/cc/bin
+export PATH := $(PATH):$(CURDIR)/.cache/cc/bin:$(CURDIR)/.cache/shellcheck/bin
 
 .PHONY: help
 help: ## this list
@@ -9,6 +9,11 @@ help: ## this list
 .PHONY: demo
 demo: ## put a small system into a cache, check, get it, and switch a host to it
 	ci/demo
+
+.PHONY: rehearsal
+rehearsal: build ## play a whole pipeline without Concourse: prints docs/tutorial.md
+	@ci/get current busybox
+	@PATH="$(CURDIR)/.cache/nix/current/bin:$$PATH" go run ./ci/rehearsal bin/linux-$$(go env GOARCH)
 
 .PHONY: test
 test: lint build ## all tests, against real Nixes and real servers, with the race detector
@@ -26,6 +31,8 @@ lint: ## what tools can see without running anything
 	go mod tidy -diff
 	go vet ./...
 	go tool -modfile=ci/tools/go.mod staticcheck ./...
+	ci/get shellcheck
+	shellcheck --shell=sh ci/tasks/*.sh
 
 platforms := bin/linux-amd64 bin/linux-arm64
 
