@@ -23,7 +23,8 @@ import (
 // Where a person is watching there is colour, and one line of progress, which
 // stays the last line and is overwritten in place. A plain file gets neither.
 type Console struct {
-	live bool // a person is watching
+	live    bool       // a person is watching
+	columns func() int // how wide their terminal is; nil if it isn't one
 
 	mu    sync.Mutex
 	w     io.Writer
@@ -38,7 +39,13 @@ func NewConsole(w io.Writer, getenv func(string) string) *Console {
 	if f, ok := w.(*os.File); ok {
 		info, err := f.Stat()
 		pipe := err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0
-		c.live = term.IsTerminal(int(f.Fd())) || pipe && getenv("BUILD_ID") != ""
+		c.live = pipe && getenv("BUILD_ID") != ""
+		if term.IsTerminal(int(f.Fd())) {
+			c.live, c.columns = true, func() int {
+				width, _, _ := term.GetSize(int(f.Fd()))
+				return width
+			}
+		}
 	}
 	return c
 }

@@ -9,21 +9,31 @@ import (
 )
 
 // Redrawing is frequent enough to look alive. Concourse stores every drawing
-// as an event of the build, so it isn't more frequent than that.
-const redrawEvery = time.Second
+// as an event of the build, so there it isn't more frequent than that.
+const (
+	redrawEvery           = time.Second
+	redrawOnTerminalEvery = time.Second / 10
+)
 
 // drawProgress keeps the console's last line at what the meter says, until stop
 // is called, which removes the line.
 func drawProgress(c *Console, what string, meter *cache.Meter) (stop func()) {
 	start := time.Now()
 	tick := time.NewTicker(redrawEvery)
+	if c.columns != nil {
+		tick.Reset(redrawOnTerminalEvery)
+	}
 	stopped, drawn := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(drawn)
 		for {
 			select {
 			case now := <-tick.C:
-				c.overwrite(progressLine(what, meter, now.Sub(start)))
+				line := progressLine(what, meter, now.Sub(start))
+				if c.columns != nil {
+					line = withBar(line, meter.DoneBytes.Load(), meter.TotalBytes.Load(), c.columns())
+				}
+				c.overwrite(line)
 			case <-stopped:
 				c.overwrite("")
 				return
@@ -49,6 +59,26 @@ func progressLine(what string, m *cache.Meter, elapsed time.Duration) string {
 		fmt.Fprintf(&b, ", %s/s, %s left", formatBytes(int64(rate)), left.Round(time.Second))
 	}
 	return b.String()
+}
+
+// withBar puts a bar behind the line where a terminal has room for one, and cuts
+// the line off where it doesn't even have room for that: a line that wraps can't
+// be overwritten.
+func withBar(line string, done, total int64, columns int) string {
+	const narrowest, widest = 10, 40
+	if columns <= 0 { // it doesn't say
+		return line
+	}
+	room := columns - 1 - len(line) - len(" []") // the last column makes some terminals wrap
+	if room < narrowest {
+		return line[:min(len(line), columns-1)]
+	}
+	width := min(room, widest)
+	filled := 0
+	if total > 0 {
+		filled = int(float64(width) * float64(min(done, total)) / float64(total))
+	}
+	return line + " [" + strings.Repeat("#", filled) + strings.Repeat(".", width-filled) + "]"
 }
 
 // formatBytes writes a size as Nix does: 1.5 KiB, 12.0 MiB.

@@ -35,6 +35,26 @@ func TestProgressLine(t *testing.T) {
 	}
 }
 
+func TestWithBar(t *testing.T) {
+	for _, test := range []struct {
+		done, total int64
+		columns     int
+		want        string
+	}{
+		{0, 0, 80, "pushing [........................................]"},
+		{1, 2, 80, "pushing [####################....................]"},
+		{3, 2, 80, "pushing [########################################]"},
+		{1, 2, 21, "pushing [#####.....]"},
+		{1, 2, 20, "pushing"},
+		{1, 2, 5, "push"},
+		{1, 2, 0, "pushing"},
+	} {
+		if got := withBar("pushing", test.done, test.total, test.columns); got != test.want {
+			t.Errorf("%d of %d in %d columns: got %q, want %q", test.done, test.total, test.columns, got, test.want)
+		}
+	}
+}
+
 func TestFormatBytes(t *testing.T) {
 	for n, want := range map[int64]string{0: "0 B", 1023: "1023 B", 1024: "1.0 KiB", 12_700: "12.4 KiB", 1 << 30: "1.0 GiB", 5 << 50: "5120.0 TiB"} {
 		if got := formatBytes(n); got != want {
@@ -59,6 +79,21 @@ func TestDrawProgress(t *testing.T) {
 		first, second := "pushing 0/2 paths, 0.0/2.0 KiB", "pushing 1/2 paths, 1.0/2.0 KiB, 500 B/s, 2s left"
 		blank := func(s string) string { return "\r" + strings.Repeat(" ", len(s)) + "\r" }
 		if diff := cmp.Diff(first+blank(first)+second+blank(second), b.String()); diff != "" {
+			t.Errorf("(-want +got)\n%s", diff)
+		}
+	})
+}
+
+// On a terminal there is a bar, which moves more often.
+func TestDrawProgressOnTerminal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var b strings.Builder
+		m := new(cache.Meter)
+		stop := drawProgress(&Console{w: &b, live: true, columns: func() int { return 50 }}, "pushing", m)
+		time.Sleep(150 * time.Millisecond)
+		stop()
+		want := "pushing 0/0 paths, 0/0 B [......................]"
+		if diff := cmp.Diff(want+"\r"+strings.Repeat(" ", len(want))+"\r", b.String()); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}
 	})
