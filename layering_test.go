@@ -25,7 +25,7 @@ const module = "github.com/nixos-closure/nixos-closure-resource/"
 // resource hands to it.
 var rooms = map[string][]string{
 	"cmd":               {"resource", "internal/command"},
-	"internal/command":  {"resource", "internal/pointer", "internal/nix", "internal/hint"},
+	"internal/command":  {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint"},
 	"resource":          {"internal/handover", "internal/changes", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/handover": {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/changes":  {"internal/blob", "internal/nix", "internal/hint"},

@@ -107,35 +107,35 @@ func (e *Engine) Compare(ctx context.Context, before, after pointer.Generation) 
 // last before the newest that has another path, where a generation that was
 // itself a rollback stands for the one that it went back to. It is recorded as
 // the origin of the new one, with the reason.
-func (e *Engine) Rollback(ctx context.Context, number uint64, reason string, getenv func(string) string) (Answer, *changes.Changes, error) {
+func (e *Engine) Rollback(ctx context.Context, number uint64, reason string, getenv func(string) string) (Answer, error) {
 	if err := e.trail.pointer.Writable(); err != nil {
-		return Answer{}, nil, err
+		return Answer{}, err
 	}
 	history, err := e.History(ctx)
 	if err != nil {
-		return Answer{}, nil, err
+		return Answer{}, err
 	}
 	newest, _ := history.Newest()
 	if number == 0 {
 		if number, err = e.before(history); err != nil {
-			return Answer{}, nil, err
+			return Answer{}, err
 		}
 	}
 	g, err := e.trail.find(ctx, number)
 	if err != nil {
-		return Answer{}, nil, err
+		return Answer{}, err
 	}
 	closure, err := e.trail.closure(ctx, g)
 	if err != nil {
-		return Answer{}, nil, err
+		return Answer{}, err
 	}
 	if err := isStill(g, closure, e.trail.cache); err != nil {
-		return Answer{}, nil, err
+		return Answer{}, err
 	}
 	origin := &pointer.Origin{Pointer: e.source.Pointer, Generation: g.Number}
 	if e.source.RequireSigs {
 		if origin, err = g.Origin(e.source.Pointer, e.source.PointerPublicKeys); err != nil {
-			return Answer{}, nil, err
+			return Answer{}, err
 		}
 	}
 	message := fmt.Sprintf("back to generation %d", g.Number)
@@ -157,10 +157,13 @@ func (e *Engine) Rollback(ctx context.Context, number uint64, reason string, get
 		AllowOlder:   true,
 	}, closure)
 	if err != nil {
-		return Answer{}, nil, err
+		return Answer{}, err
 	}
 	sayOutcome(e.console, e.source.Pointer, outcome)
-	return Answer{versionOf(outcome.Generation), e.Describe(outcome.Generation)}, changed, nil
+	if changed != nil {
+		e.console.sayChanges(changed)
+	}
+	return Answer{versionOf(outcome.Generation), e.Describe(outcome.Generation)}, nil
 }
 
 // before returns the number of the generation that a rollback goes back to.

@@ -23,6 +23,7 @@ import (
 	"strings"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
@@ -41,7 +42,11 @@ const (
 // Main runs nixos-closure with the process's arguments and returns its exit
 // status.
 func Main() int {
-	a := &app{stdout: os.Stdout, console: resource.NewConsole(os.Stderr, os.Getenv)}
+	a := &app{
+		stdout:  os.Stdout,
+		colour:  term.IsTerminal(int(os.Stdout.Fd())),
+		console: resource.NewConsole(os.Stderr, os.Getenv),
+	}
 	ctx := resource.Start()
 	root := newRoot(a)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -93,6 +98,7 @@ meanwhile or has a newer promotion.`,
 // An app is what the subcommands share.
 type app struct {
 	stdout   io.Writer
+	colour   bool // of what goes there
 	console  *resource.Console
 	settings settings
 	asJSON   bool

@@ -1,10 +1,6 @@
 package command
 
-import (
-	"io"
-
-	"github.com/spf13/cobra"
-)
+import "github.com/spf13/cobra"
 
 func newDiff(a *app) *cobra.Command {
 	return &cobra.Command{
@@ -32,8 +28,7 @@ Nothing is downloaded but two manifests.`,
 			if a.asJSON {
 				return a.printJSON(changed)
 			}
-			_, err = io.WriteString(a.stdout, changed.Text(false))
-			return err
+			return a.printChanges(changed)
 		},
 	}
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/changes"
 	"github.com/nixos-closure/nixos-closure-resource/resource"
 )
 
@@ -49,9 +50,9 @@ func (a *app) printMetadata(m resource.Metadata) error {
 	return a.printTable(rows)
 }
 
-// printText prints lines that are fit to be printed, after an empty one.
-func (a *app) printText(text string) error {
-	_, err := io.WriteString(a.stdout, "\n"+text)
+// printChanges prints what a generation changes.
+func (a *app) printChanges(c *changes.Changes) error {
+	_, err := io.WriteString(a.stdout, c.Text(a.colour))
 	return err
 }
 

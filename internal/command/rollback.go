@@ -27,14 +27,11 @@ uploaded.`,
 			if err != nil {
 				return err
 			}
-			answer, changed, err := engine.Rollback(cmd.Context(), to, reason, os.Getenv)
+			answer, err := engine.Rollback(cmd.Context(), to, reason, os.Getenv)
 			if err != nil {
 				return err
 			}
-			if err := a.printAnswer(answer); err != nil || a.asJSON || changed == nil {
-				return err
-			}
-			return a.printText(changed.Text(false))
+			return a.printAnswer(answer)
 		},
 	}
 	cmd.Flags().Uint64Var(&to, "to", 0, "the `generation` to go back to")

@@ -1,6 +1,8 @@
 package command
 
 import (
+	"fmt"
+
 	"github.com/spf13/cobra"
 
 	"github.com/nixos-closure/nixos-closure-resource/resource"
@@ -32,7 +34,8 @@ func newShow(a *app) *cobra.Command {
 				a.console.Warn("%v", err)
 				return nil
 			}
-			return a.printText(changed.Text(false))
+			fmt.Fprintln(a.stdout)
+			return a.printChanges(changed)
 		},
 	}
 }
