@@ -62,7 +62,9 @@ func (k *task) run(t *testing.T, name string) (string, error) {
 	if script, ok := strings.CutPrefix(config.Run.Path, "repository/"); ok {
 		command[0] = "tasks/" + script // the same files
 	}
-	if k.root != "" {
+	if k.root == "" {
+		k.forbid(t)
+	} else {
 		command = append(concourse.Container(k.root, k.dir), command...)
 	}
 	cmd := exec.Command(command[0], command[1:]...)
@@ -102,6 +104,20 @@ func (k *task) useImage(t *testing.T, root string, closure nix.StorePath) {
 		}
 		if err != nil {
 			t.Fatal(err)
+		}
+	}
+}
+
+// forbid takes away those programs that the image doesn't have, though any other
+// machine would.
+func (k *task) forbid(t *testing.T) {
+	t.Helper()
+	for _, program := range []string{"awk", "jq", "perl", "python3", "sed"} {
+		k.write(t, "absent/"+program, "#!/bin/sh\necho $0: not in the image >&2; exit 127\n", 0o755)
+	}
+	for i, v := range k.env {
+		if path, ok := strings.CutPrefix(v, "PATH="); ok {
+			k.env[i] = "PATH=" + k.path("absent") + ":" + strings.TrimPrefix(path, k.path("absent")+":")
 		}
 	}
 }

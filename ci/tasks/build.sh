@@ -4,6 +4,7 @@ set -eu
 export HOME="$PWD/home"
 mkdir -p "$HOME"
 git config --global --add safe.directory '*' # Concourse's inputs belong to another user
+PATH=$PATH:/opt/resource # of the image: nixos-closure
 warm="file://$PWD/warm"
 export NIX_CONFIG="experimental-features = nix-command flakes
 extra-substituters = $warm?trusted=true&priority=10

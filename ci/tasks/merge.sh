@@ -4,6 +4,7 @@ set -eu
 export HOME="$PWD/home" GIT_AUTHOR_NAME="$NAME" GIT_AUTHOR_EMAIL="$EMAIL" GIT_COMMITTER_NAME="$NAME" GIT_COMMITTER_EMAIL="$EMAIL"
 mkdir -p "$HOME"
 git config --global --add safe.directory '*' # Concourse's inputs belong to another user
+PATH=$PATH:/opt/resource # of the image: nixos-closure
 git clone --quiet config merged
 cd merged
 git fetch --quiet ../update HEAD
