@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -432,12 +433,15 @@ func TestDeployBySalt(t *testing.T) {
 		return `{"return": [{"web-1": {"pid": 12, "retcode": ` + retcode + `, "stdout": "…", "stderr": ""}}]}`
 	}
 	// It stands in for salt-api with rest_cherrypy, and for the minion.
+	var mu sync.Mutex // the other process in between is no order that the race detector sees
 	var asked, response string
 	api := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/run" || r.FormValue("username") != "ci" || r.FormValue("password") != `p"w` || r.FormValue("tgt") != "web-1" || r.FormValue("fun") != "cmd.run_all" {
 			http.Error(w, "401 Unauthorized", http.StatusUnauthorized)
 			return
 		}
+		mu.Lock()
+		defer mu.Unlock()
 		asked = r.FormValue("arg")
 		if response == "" {
 			out, err := exec.Command(program, asked).CombinedOutput()
@@ -457,14 +461,18 @@ func TestDeployBySalt(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := host.current(t); got != system.String() {
+		mu.Lock()
 		t.Errorf("the host runs %q, want %s, having been asked to\n%s", got, system, asked)
+		mu.Unlock()
 	}
 	for _, test := range []struct{ response, want string }{
 		{answer("4"), "web-1 did not switch"},
 		{`{"return": [{}]}`, "web-1 did not answer"},
 		{`{"return": [{"web-1": false}]}`, "web-1 did not answer"},
 	} {
+		mu.Lock()
 		response = test.response
+		mu.Unlock()
 		out, err := k.run(t, "deploy")
 		if err == nil {
 			t.Errorf("deployed, says the task, where Salt says %s", test.response)
