@@ -154,7 +154,7 @@ func TestMoveAsksLittle(t *testing.T) {
 	}{
 		{one, []string{"GET pointers/web-1", "HEAD changes/web-1/1.json"}},
 		{two, []string{
-			"PUT pointers/web-1.json", "GET pointers/web-1", "GET pointers/web-1.json", "PUT pointers/web-1", "GET pointers/web-1.json",
+			"PUT pointers/web-1.json", "GET pointers/web-1", "PUT pointers/web-1", "GET pointers/web-1.json",
 			"PUT changes/web-1/2.json",
 		}},
 	} {
