@@ -86,8 +86,12 @@ func setUp(t testing.TB, env *testscript.Env) error {
 // kilobytes. The variables $NAME and $NAME_hash, with _ for . and -, are the path
 // and its hash.
 //
-//	build DIR ROOT [NAME…]
+//	build [-other] DIR ROOT [NAME…]
 func cmdBuild(ts *testscript.TestScript, neg bool, args []string) {
+	lines := 2000
+	if args[0] == "-other" { // bytes under the same names
+		lines, args = 1000, args[1:]
+	}
 	files := make(memory)
 	var infos []nix.PathInfo
 	var references []nix.StorePath
@@ -99,7 +103,7 @@ func cmdBuild(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Setenv(variable+"_hash", path.HashPart())
 		dir := ts.MkAbs(filepath.Join("built", path.Base()))
 		ts.Check(os.MkdirAll(dir, 0o755))
-		ts.Check(os.WriteFile(filepath.Join(dir, "file"), []byte(strings.Repeat(name+"\n", 2000)), 0o644))
+		ts.Check(os.WriteFile(filepath.Join(dir, "file"), []byte(strings.Repeat(name+"\n", lines)), 0o644))
 		var archive bytes.Buffer
 		ts.Check(nar.Dump(&archive, dir))
 		info := nix.PathInfo{Path: path, NarHash: sha256.Sum256(archive.Bytes()), NarSize: int64(archive.Len())}
