@@ -4,7 +4,7 @@ export PATH := $(PATH):$(CURDIR)/.cache/cc/bin:$(CURDIR)/.cache/shellcheck/bin
 
 .PHONY: help
 help: ## this list
-	@sed -n 's/^\([a-z]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1	/p' $(MAKEFILE_LIST) | expand -t 12
 
 .PHONY: demo
 demo: ## put a small system into a cache, check, get it, and switch a host to it
@@ -18,8 +18,19 @@ rehearsal: build ## play a whole pipeline without Concourse: prints docs/tutoria
 .PHONY: test
 test: lint build ## all tests, against real Nixes and real servers, with the race detector
 	ci/get
-	[ ! -x ci/servers/build ] || ci/servers/build
-	NIXOS_CLOSURE_TEST_REQUIRE=1 go test -race ./...
+	ci/servers/build
+	NIXOS_CLOSURE_TEST_REQUIRE=1 go test -race -timeout 30m ./...
+
+.PHONY: test-minio
+test-minio: ## the tests of S3 on a MinIO server, too
+	ci/servers/build minio
+	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_MINIO=1 go test -run MinIO ./internal/blob/...
+
+.PHONY: soak
+soak: ## let the network play up for ten minutes (FAULT_SECONDS has the time, FAULT_SEED repeats one)
+	ci/get
+	ci/servers/build
+	NIXOS_CLOSURE_TEST_REQUIRE=1 FAULT_SECONDS=$${FAULT_SECONDS:-600} go test -timeout 0 -v -run TestFaultsAtRandom ./ci/e2e
 
 .PHONY: bench
 bench: ## measure against nix copy, into docs/performance.md (ci/bench/main.go has the settings)
