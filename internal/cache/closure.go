@@ -134,8 +134,9 @@ func (c *Cache) missing(root, path, referrer nix.StorePath) error {
 		"if it was pushed with skip_upstream, list the same caches here, in substituters; otherwise something has deleted objects: put the closure again")
 }
 
-// sortClosure orders paths so that references come before what refers to them,
-// depth first from root, and refuses cycles other than of a path with itself.
+// sortClosure returns those of paths that root leads to, references before what
+// refers to them. It refuses a reference that is missing, and cycles other than
+// of a path with itself.
 func sortClosure(root nix.StorePath, paths map[nix.StorePath]NarInfo) ([]NarInfo, error) {
 	type visit struct {
 		path nix.StorePath
@@ -148,7 +149,10 @@ func sortClosure(root nix.StorePath, paths map[nix.StorePath]NarInfo) ([]NarInfo
 	state[root] = open
 	for len(stack) > 0 {
 		top := &stack[len(stack)-1]
-		ni := paths[top.path]
+		ni, ok := paths[top.path]
+		if !ok {
+			return nil, fmt.Errorf("%s is missing", top.path)
+		}
 		if top.next == len(ni.References) {
 			state[top.path] = closed
 			sorted = append(sorted, ni)

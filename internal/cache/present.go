@@ -29,23 +29,10 @@ func (c *Cache) manifest(ctx context.Context, req PushRequest) (known map[nix.St
 // vouched returns the closure of root if known narinfos cover it, each of
 // the cache itself signed by all of our keys; otherwise nil.
 func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Closure {
-	reached := make(map[nix.StorePath]NarInfo, len(known))
-	frontier := []nix.StorePath{root}
-	for len(frontier) > 0 {
-		path := frontier[len(frontier)-1]
-		frontier = frontier[:len(frontier)-1]
-		if _, ok := reached[path]; ok {
-			continue
-		}
-		ni, ok := known[path]
-		if !ok || ni.from == nil && !ni.signedByAll(c.config.SigningKeys) {
-			return nil
-		}
-		reached[path] = ni
-		frontier = append(frontier, ni.References...)
-	}
-	sorted, err := sortClosure(root, reached)
-	if err != nil {
+	sorted, err := sortClosure(root, known)
+	if err != nil || slices.ContainsFunc(sorted, func(ni NarInfo) bool {
+		return ni.from == nil && !ni.signedByAll(c.config.SigningKeys)
+	}) {
 		return nil
 	}
 	return &Closure{Root: root, Paths: sorted, listed: true}
