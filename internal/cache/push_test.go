@@ -229,6 +229,24 @@ func TestPushSendsOnlyWhatIsMissing(t *testing.T) {
 	}
 }
 
+// Only a manifest says that a cache was begun by a writer who saw to its
+// nix-cache-info; a closure that was found path by path doesn't.
+func TestCacheInfoIsMended(t *testing.T) {
+	s, root := sample(t)
+	place := blob.NewMemory()
+	push(t, New(place, Config{}), s, root)
+	for _, key := range []string{infoKey, manifestKey(root)} {
+		if err := place.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	next := s.add(t, "nixos-system-web-2", "the next system", root)
+	push(t, New(place, Config{}), s, next, root)
+	if diff := cmp.Diff("StoreDir: /nix/store\n", read(t, place, infoKey)); diff != "" {
+		t.Errorf("nix-cache-info (-want +got)\n%s", diff)
+	}
+}
+
 // Nobody else's narinfo is replaced, and none is believed without reason.
 func TestPushMeetsForeignNarinfos(t *testing.T) {
 	unsigned := func(text string) string { return text[:strings.Index(text, "Sig: ")] }

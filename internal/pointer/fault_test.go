@@ -212,6 +212,34 @@ func TestSlowWriterDoesNotTakeTheCopyBack(t *testing.T) {
 	wantGenerations(t, open(memory), "3:c 2:b 1:a")
 }
 
+func TestWriterThatSleptBeforeTheCopy(t *testing.T) {
+	// A writer sleeps between the history and the look at the copy. Meanwhile
+	// another moves both on; so the first one has nothing to write any more, and
+	// if it is killed where it would have, the copy is not behind.
+	memory := blob.NewMemory()
+	mustAppend(t, open(memory), "a")
+	cut, dead := mortal(memory, 2, true)
+	written, slept := false, false
+	slow := storeFunc{
+		Store: cut,
+		put: func(key string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+			written = written || key == object
+			return next()
+		},
+		get: func(key string, next func() (*blob.Object, error)) (*blob.Object, error) {
+			if key == "pointers/web-1" && written && !slept {
+				slept = true
+				mustAppend(t, open(memory), "c")
+			}
+			return next()
+		},
+	}
+	if _, err := open(slow).Append(t.Context(), proposal("b")); err != nil || *dead || !slept {
+		t.Errorf("killed: %v, slept: %v, got %v", *dead, slept, err)
+	}
+	wantGenerations(t, open(memory), "3:c 2:b 1:a")
+}
+
 func TestCopyIsLookedAtAgain(t *testing.T) {
 	// Just before a writer writes the copy, another moves the pointer and is
 	// killed. The one who lives leaves no copy behind the history.
