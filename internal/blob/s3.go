@@ -34,7 +34,7 @@ func openS3(ctx context.Context, u *url.URL, config Config) (*S3, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport, err := newTransport(config)
+	transport, err := newTransport(config, location.secure())
 	if err != nil {
 		return nil, err
 	}

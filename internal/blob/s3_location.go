@@ -88,3 +88,11 @@ func (l s3Location) server() string {
 	}
 	return "S3 in " + l.region
 }
+
+// secure says whether the server is reached by TLS.
+func (l s3Location) secure() bool {
+	if l.endpoint != "" {
+		return strings.HasPrefix(l.endpoint, "https:")
+	}
+	return !l.plain
+}

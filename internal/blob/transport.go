@@ -27,9 +27,14 @@ var DefaultPatience = Patience{Retry: retry.Default, Stall: time.Minute}
 // userAgent is how we introduce ourselves to servers.
 const userAgent = "nixos-closure"
 
-// newTransport returns the way to servers: by the proxy that the environment
-// names, trusting the system's certificate authorities and the configured ones.
-func newTransport(config Config) (http.RoundTripper, error) {
+// authorities returns whom the configuration trusts to vouch for servers: those
+// that it names, besides the system's. Nil stands for the system's alone, whose
+// hundreds of files are read when there is a certificate to judge: that takes
+// longer than all else that a check does.
+func authorities(config Config) (*x509.CertPool, error) {
+	if len(config.CACerts) == 0 {
+		return nil, nil
+	}
 	authorities, err := x509.SystemCertPool()
 	if err != nil {
 		authorities = x509.NewCertPool() // an image that has none
@@ -39,6 +44,21 @@ func newTransport(config Config) (http.RoundTripper, error) {
 			return nil, hint.With(fmt.Errorf("number %d of ca_certs holds no certificate", i+1),
 				"a certificate in PEM begins with -----BEGIN CERTIFICATE-----")
 		}
+	}
+	return authorities, nil
+}
+
+// newTransport returns the way to servers: by the proxy that the environment
+// names, trusting the system's certificate authorities and the configured ones.
+// They will be needed if the servers are secure: then they are read while the
+// first connection is being made.
+func newTransport(config Config, secure bool) (http.RoundTripper, error) {
+	authorities, err := authorities(config)
+	if err != nil {
+		return nil, err
+	}
+	if secure && authorities == nil && !config.SkipSSLVerification {
+		go x509.SystemCertPool()
 	}
 	dialer := &net.Dialer{Timeout: config.Patience.Stall}
 	return newPacer(identified{&http.Transport{

@@ -39,7 +39,7 @@ func openWeb(u *url.URL, config Config) (*Web, error) {
 	if err != nil {
 		return nil, err
 	}
-	transport, err := newTransport(config)
+	transport, err := newTransport(config, base.Scheme == "https")
 	if err != nil {
 		return nil, err
 	}
