@@ -32,6 +32,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -59,8 +60,9 @@ type Config struct {
 
 // A Cache is a binary cache. Its methods may be called from several goroutines.
 type Cache struct {
-	store  blob.Store
-	config Config
+	store    blob.Store
+	config   Config
+	accepted sync.Map // the narinfos (*NarInfo) of manifests that were found acceptable, by their text
 }
 
 // New returns the cache that lies in store. It makes no request.
@@ -72,7 +74,7 @@ func New(store blob.Store, config Config) *Cache {
 	for _, key := range config.SigningKeys {
 		config.PublicKeys = append(config.PublicKeys, key.Public())
 	}
-	return &Cache{store, config}
+	return &Cache{store: store, config: config}
 }
 
 // String is the cache's URL, for messages.

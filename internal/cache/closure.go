@@ -2,6 +2,7 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -64,6 +65,46 @@ func (c *Cache) Closure(ctx context.Context, root nix.StorePath) (*Closure, erro
 	return closure, err
 }
 
+// Closures finds out which of roots the cache has, their closures whole and
+// acceptable, and returns those. What several share is asked for once.
+func (c *Cache) Closures(ctx context.Context, roots []nix.StorePath) (map[nix.StorePath]*Closure, error) {
+	vouched, known, err := c.manifests(ctx, roots, nil)
+	if err != nil {
+		return nil, err
+	}
+	closures := make(map[nix.StorePath]*Closure, len(roots))
+	var unknown []nix.StorePath
+	for i, root := range roots {
+		if closures[root] = vouched[i]; vouched[i] == nil {
+			unknown = append(unknown, root)
+		}
+	}
+	found, err := c.lookupAll(ctx, unknown) // most often, they aren't there at all
+	if err != nil {
+		return nil, err
+	}
+	if err := c.lookupUpstream(ctx, unknown, found, c.config.Substituters); err != nil {
+		return nil, err
+	}
+	for _, root := range unknown {
+		delete(closures, root)
+		ni, ok := found[root]
+		if !ok || ni.owner(c).acceptable(&ni) != nil {
+			continue
+		}
+		known[root] = ni
+		closure, _, err := c.complete(ctx, root, known)
+		var failed storeError
+		switch {
+		case err == nil:
+			closures[root] = closure
+		case errors.As(err, &failed) || ctx.Err() != nil:
+			return nil, err
+		}
+	}
+	return closures, nil
+}
+
 // complete walks from root along the references of known narinfos, and asks the
 // cache for those that are not known. The second result says whether it had to.
 func (c *Cache) complete(ctx context.Context, root nix.StorePath, known map[nix.StorePath]NarInfo) (*Closure, bool, error) {
@@ -103,11 +144,6 @@ func (c *Cache) complete(ctx context.Context, root nix.StorePath, known map[nix.
 		if err := c.lookupUpstream(ctx, unknown, found, c.config.Substituters); err != nil {
 			return nil, false, err
 		}
-		if known == nil {
-			known = found
-		} else {
-			maps.Copy(known, found)
-		}
 		for _, path := range unknown {
 			ni, ok := found[path]
 			if !ok {
@@ -116,6 +152,11 @@ func (c *Cache) complete(ctx context.Context, root nix.StorePath, known map[nix.
 			if err := ni.owner(c).acceptable(&ni); err != nil {
 				return nil, false, c.refuse(&ni, err)
 			}
+		}
+		if known == nil {
+			known = found
+		} else {
+			maps.Copy(known, found)
 		}
 		frontier = unknown
 	}

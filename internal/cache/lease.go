@@ -5,10 +5,12 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/nix-community/go-nix/pkg/nixbase32"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -20,6 +22,32 @@ import (
 type lease struct {
 	Root    nix.StorePath `json:"root"`
 	Created int64         `json:"created"` // unix seconds
+}
+
+// takeLeases writes a lease for each root and returns the keys of those that it
+// has written, also if there is an error.
+func (c *Cache) takeLeases(ctx context.Context, roots []nix.StorePath) ([]string, error) {
+	keys := make([]string, len(roots))
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxUploads)
+	for i, root := range roots {
+		group.Go(func() (err error) {
+			keys[i], err = c.takeLease(ctx, root)
+			return err
+		})
+	}
+	err := group.Wait()
+	return slices.DeleteFunc(keys, func(key string) bool { return key == "" }), err
+}
+
+// dropLeases deletes leases.
+func (c *Cache) dropLeases(ctx context.Context, keys []string) error {
+	var group errgroup.Group
+	group.SetLimit(maxUploads)
+	for _, key := range keys {
+		group.Go(func() error { return c.store.Delete(ctx, key) })
+	}
+	return group.Wait()
 }
 
 // takeLease writes a lease for root and returns its key.

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
@@ -13,6 +15,10 @@ import (
 // maxManifestSize bounds a manifest, in bytes: a hundred times a large NixOS
 // system.
 const maxManifestSize = 64 << 20
+
+// maxManifests is how many manifests are read or written side by side. Each is a
+// megabyte or two for a NixOS system.
+const maxManifests = 16
 
 func manifestKey(root nix.StorePath) string { return "closures/" + root.HashPart() }
 
@@ -37,19 +43,29 @@ func formatManifest(paths []NarInfo) string {
 	return b.String()
 }
 
-// parseManifest reads what formatManifest writes. What it returns is as little
-// to be trusted as any narinfo. Paths of upstreams that are not among the
-// substituters are left out.
+// parseManifest reads what formatManifest writes, and returns what is acceptable
+// of it. Paths of upstreams that are not among the substituters are left out.
+//
+// The manifests of a fleet say the same of what its hosts share. So a narinfo that
+// was found acceptable is kept, and stands for the same text wherever that comes
+// again: neither its signature nor its place in memory is paid for twice.
 func (c *Cache) parseManifest(text string) (map[nix.StorePath]NarInfo, error) {
 	paths := make(map[nix.StorePath]NarInfo)
 	for block := range strings.SplitSeq(text, "\n\n") {
+		block = strings.TrimRight(block, "\n")
+		if known, ok := c.accepted.Load(block); ok {
+			ni := known.(*NarInfo)
+			paths[ni.Path] = *ni
+			continue
+		}
 		if strings.TrimSpace(block) == "" {
 			continue
 		}
 		if len(block) > maxNarInfoSize {
 			return nil, fmt.Errorf("a narinfo of %d bytes", len(block))
 		}
-		text, upstream, ok := strings.Cut(strings.TrimRight(block, "\n")+"\n", upstreamKey)
+		block = strings.Clone(block) // what is kept is not to keep the whole manifest
+		text, upstream, ok := strings.Cut(block+"\n", upstreamKey)
 		ni, err := ParseNarInfo(text)
 		if err != nil {
 			return nil, err
@@ -59,6 +75,10 @@ func (c *Cache) parseManifest(text string) (map[nix.StorePath]NarInfo, error) {
 				continue // the manifest alone is no reason to ask a server
 			}
 		}
+		if ni.owner(c).acceptable(&ni) != nil {
+			continue
+		}
+		c.accepted.Store(block, &ni)
 		paths[ni.Path] = ni
 	}
 	return paths, nil
@@ -90,12 +110,17 @@ func (c *Cache) readManifest(ctx context.Context, root nix.StorePath) (map[nix.S
 	if err != nil {
 		return nil, nil //nolint:nilerr // see above
 	}
-	for path, ni := range paths {
-		if ni.owner(c).acceptable(&ni) != nil {
-			delete(paths, path)
-		}
-	}
 	return paths, nil
+}
+
+// writeManifests publishes the manifests of closures that are whole in the cache.
+func (c *Cache) writeManifests(ctx context.Context, closures []*Closure) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxManifests)
+	for _, closure := range closures {
+		group.Go(func() error { return c.writeManifest(ctx, closure) })
+	}
+	return group.Wait()
 }
 
 // writeManifest publishes the manifest of a closure that is whole in the cache.

@@ -5,25 +5,44 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
-// manifest returns what the manifest of the request's root lists, and whether
-// the root is among those that went before.
-func (c *Cache) manifest(ctx context.Context, req PushRequest) (known map[nix.StorePath]NarInfo, published bool, err error) {
-	for _, closure := range req.Previous {
-		if closure.Root != req.Root {
-			continue
-		}
-		published = true
-		if closure.listed {
-			return closure.byPath(), true, nil
+// manifests returns the closures of those roots whose manifests vouch for them,
+// nil for the others, and what the manifests of those others list.
+func (c *Cache) manifests(ctx context.Context, roots []nix.StorePath, previous []*Closure) ([]*Closure, map[nix.StorePath]NarInfo, error) {
+	closures := make([]*Closure, len(roots))
+	listed := map[nix.StorePath]NarInfo{}
+	var mu sync.Mutex
+	group, ctx := errgroup.WithContext(ctx)
+	group.SetLimit(maxManifests)
+	for i, root := range roots {
+		group.Go(func() error {
+			known, err := c.manifest(ctx, root, previous)
+			if closures[i] = c.vouched(root, known); closures[i] == nil {
+				mu.Lock()
+				maps.Copy(listed, known)
+				mu.Unlock()
+			}
+			return err
+		})
+	}
+	return closures, listed, group.Wait()
+}
+
+// manifest returns what the manifest of a root lists.
+func (c *Cache) manifest(ctx context.Context, root nix.StorePath, previous []*Closure) (map[nix.StorePath]NarInfo, error) {
+	for _, closure := range previous {
+		if closure.Root == root && closure.listed {
+			return closure.byPath(), nil
 		}
 	}
-	known, err = c.readManifest(ctx, req.Root)
-	return known, published, err
+	return c.readManifest(ctx, root)
 }
 
 // vouched returns the closure of root if known narinfos cover it, each of
@@ -41,8 +60,8 @@ func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Cl
 // present finds out which paths the cache has: from the manifests of previous
 // roots, and by asking for the rest, unless the cache is empty. The narinfos
 // need not be acceptable.
-func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo, empty bool) (map[nix.StorePath]NarInfo, error) {
-	have := wholeOnly(known)
+func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, listed map[nix.StorePath]NarInfo, empty bool) (map[nix.StorePath]NarInfo, error) {
+	have := wholeOnly(listed)
 	for _, closure := range req.Previous {
 		if closure.listed {
 			maps.Copy(have, closure.byPath())
@@ -68,7 +87,7 @@ func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.Stor
 	return have, nil
 }
 
-// wholeOnly returns those paths of a manifest whose closure is in it: it vouches
+// wholeOnly returns those paths of manifests whose closure is in them: they vouch
 // for no others.
 func wholeOnly(manifest map[nix.StorePath]NarInfo) map[nix.StorePath]NarInfo {
 	whole := make(map[nix.StorePath]NarInfo, len(manifest))
@@ -88,15 +107,18 @@ func wholeOnly(manifest map[nix.StorePath]NarInfo) map[nix.StorePath]NarInfo {
 }
 
 // checkUpstream makes sure that what is left to upstreams is there now, when
-// the closure is published.
-func (c *Cache) checkUpstream(ctx context.Context, closure *Closure) error {
+// the closures are published.
+func (c *Cache) checkUpstream(ctx context.Context, closures []*Closure) error {
 	wanted := map[*Cache][]nix.StorePath{}
-	for i := range closure.Paths {
-		if ni := &closure.Paths[i]; ni.from != nil {
-			wanted[ni.from] = append(wanted[ni.from], ni.Path)
+	for _, closure := range closures {
+		for i := range closure.Paths {
+			if ni := &closure.Paths[i]; ni.from != nil {
+				wanted[ni.from] = append(wanted[ni.from], ni.Path)
+			}
 		}
 	}
 	for upstream, paths := range wanted {
+		paths = nix.SortPaths(paths)
 		found, err := upstream.lookupAll(ctx, paths)
 		if err != nil {
 			return err

@@ -20,7 +20,8 @@ type Source interface {
 // A PushRequest says what to push.
 type PushRequest struct {
 	Root   nix.StorePath
-	Infos  []nix.PathInfo // the closure of Root in the source, in any order
+	Also   []nix.StorePath // further roots: what the closures share is looked for once, and sent once
+	Infos  []nix.PathInfo  // the closures of the roots in the source, each path once, in any order
 	Source Source
 
 	// Previous are closures that the cache was found to have, such as that of
@@ -36,7 +37,8 @@ type PushRequest struct {
 
 // Pushed says what a push has done.
 type Pushed struct {
-	Closure *Closure // as the cache now has it
+	Closure *Closure   // of Root, as the cache now has it
+	Also    []*Closure // those of the further roots, in their order
 
 	SentPaths   int   // paths whose NAR was uploaded
 	SentNarSize int64 // of those, uncompressed, in bytes
@@ -47,54 +49,55 @@ type Pushed struct {
 	// the source. The cache's is the truth.
 	Unreproducible []nix.StorePath
 
-	cache *Cache
-	lease string // its key, or empty
+	cache  *Cache
+	leases []string // their keys
 }
 
-// Release gives up the lease on what the push relied on. Call it when a pointer
-// leads to the closure.
-func (p *Pushed) Release(ctx context.Context) error {
-	if p.lease == "" {
-		return nil
-	}
-	return p.cache.store.Delete(ctx, p.lease)
-}
+// Release gives up the leases on what the push relied on. Call it when pointers
+// lead to the closures.
+func (p *Pushed) Release(ctx context.Context) error { return p.cache.dropLeases(ctx, p.leases) }
 
-// Push makes the closure of a root whole and acceptable in the cache, sending
-// what isn't there yet, and then publishes its manifest. It can be repeated,
-// and interrupted, at any time.
+// Push makes the closures of the roots whole and acceptable in the cache,
+// sending what isn't there yet, and then publishes their manifests. It can be
+// repeated, and interrupted, at any time.
 func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
-	local, err := indexClosure(req.Root, req.Infos)
+	roots := append([]nix.StorePath{req.Root}, req.Also...)
+	local, err := indexClosures(roots, req.Infos)
 	if err != nil {
 		return nil, err
 	}
-	known, published, err := c.manifest(ctx, req)
+	closures, listed, err := c.manifests(ctx, roots, req.Previous)
 	if err != nil {
 		return nil, err
+	}
+	var announced []nix.StorePath
+	for i, root := range roots {
+		if closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root }) {
+			announced = append(announced, root)
+		}
 	}
 	pushed := &Pushed{cache: c}
-	if closure := c.vouched(req.Root, known); closure != nil {
-		pushed.Closure = closure
-		pushed.compare(local)
-		if !published {
-			pushed.lease, err = c.takeLease(ctx, req.Root)
-		}
-		return pushed, err
+	if pushed.leases, err = c.takeLeases(ctx, announced); err == nil && slices.Contains(closures, nil) {
+		err = c.push(ctx, req, local, listed, roots, closures, pushed)
 	}
-
-	if pushed.lease, err = c.takeLease(ctx, req.Root); err != nil {
-		return nil, err
-	}
-	if err := c.push(ctx, req, local, known, pushed); err != nil {
+	if err != nil {
 		if ctx.Err() == nil {
 			pushed.Release(ctx) // otherwise its age will tell
 		}
 		return nil, err
 	}
+	pushed.Closure, pushed.Also = closures[0], closures[1:]
+	pushed.compare(local)
 	return pushed, nil
 }
 
-func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, known map[nix.StorePath]NarInfo, pushed *Pushed) error {
+// push completes those closures that are nil.
+func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, listed map[nix.StorePath]NarInfo, roots []nix.StorePath, closures []*Closure, pushed *Pushed) error {
+	for _, closure := range closures {
+		if closure != nil {
+			req.Previous = append(slices.Clip(req.Previous), closure)
+		}
+	}
 	begun := false
 	if !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.listed }) {
 		var err error
@@ -104,7 +107,7 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	}
 	// A cache that has just begun has nothing that would have to be asked for;
 	// if another writer is as quick as we are, publish finds out.
-	have, err := c.present(ctx, req, local, known, begun && c.store.Capabilities().Conditional)
+	have, err := c.present(ctx, req, local, listed, begun && c.store.Capabilities().Conditional)
 	if err != nil {
 		return err
 	}
@@ -155,41 +158,51 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 		have[ni.Path] = ni
 	}
 
-	closure, _, err := c.complete(ctx, req.Root, have)
-	if err != nil {
+	var completed []*Closure
+	for i, root := range roots {
+		if closures[i] != nil {
+			continue
+		}
+		if closures[i], _, err = c.complete(ctx, root, have); err != nil {
+			return err
+		}
+		completed = append(completed, closures[i])
+	}
+	if err := c.checkUpstream(ctx, completed); err != nil {
 		return err
 	}
-	if err := c.checkUpstream(ctx, closure); err != nil {
-		return err
-	}
-	pushed.Closure = closure
-	pushed.compare(local)
-	return c.writeManifest(ctx, closure)
+	return c.writeManifests(ctx, completed)
 }
 
 // compare notes which paths the cache has with another content.
 func (p *Pushed) compare(local map[nix.StorePath]nix.PathInfo) {
-	for i := range p.Closure.Paths {
-		ni := &p.Closure.Paths[i]
-		if info, ok := local[ni.Path]; ok && info.NarHash != ni.NarHash {
-			p.Unreproducible = append(p.Unreproducible, ni.Path)
+	noted := map[nix.StorePath]bool{}
+	for _, closure := range append([]*Closure{p.Closure}, p.Also...) {
+		for i := range closure.Paths {
+			ni := &closure.Paths[i]
+			if info, ok := local[ni.Path]; ok && info.NarHash != ni.NarHash && !noted[ni.Path] {
+				noted[ni.Path] = true
+				p.Unreproducible = append(p.Unreproducible, ni.Path)
+			}
 		}
 	}
 }
 
-// indexClosure checks that infos are root's closure, whole.
-func indexClosure(root nix.StorePath, infos []nix.PathInfo) (map[nix.StorePath]nix.PathInfo, error) {
+// indexClosures checks that infos are the closures of roots, whole.
+func indexClosures(roots []nix.StorePath, infos []nix.PathInfo) (map[nix.StorePath]nix.PathInfo, error) {
 	local := make(map[nix.StorePath]nix.PathInfo, len(infos))
 	for _, info := range infos {
 		local[info.Path] = info
 	}
-	if _, ok := local[root]; !ok {
-		return nil, fmt.Errorf("%s is not part of its own closure", root)
+	for _, root := range roots {
+		if _, ok := local[root]; !ok {
+			return nil, fmt.Errorf("%s is not part of its own closure", root)
+		}
 	}
 	for _, info := range infos {
 		for _, ref := range info.References {
 			if _, ok := local[ref]; !ok {
-				return nil, fmt.Errorf("the closure of %s is not whole: %s refers to %s", root, info.Path, ref)
+				return nil, fmt.Errorf("the closure of %s is not whole: %s refers to %s", roots[0], info.Path, ref)
 			}
 		}
 	}
