@@ -24,18 +24,19 @@ const module = "github.com/nixos-closure/nixos-closure-resource/"
 // have to learn each new meaning. What one of them needs of its neighbour,
 // resource hands to it.
 var rooms = map[string][]string{
-	"cmd":               {"resource", "internal/command"},
-	"internal/command":  {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint"},
-	"resource":          {"internal/handover", "internal/changes", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
-	"internal/handover": {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
-	"internal/changes":  {"internal/blob", "internal/nix", "internal/hint"},
-	"internal/cache":    {"internal/blob", "internal/nar", "internal/nix", "internal/hint"},
-	"internal/pointer":  {"internal/blob", "internal/nix", "internal/hint"},
-	"internal/nixstore": {"internal/nar", "internal/nix", "internal/hint"},
-	"internal/blob":     {"internal/hint"},
-	"internal/nar":      {},
-	"internal/nix":      {"internal/hint"},
-	"internal/hint":     {},
+	"cmd":                  {"resource", "internal/command"},
+	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint"},
+	"resource":             {"internal/handover", "internal/changes", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/substituter": {"internal/cache", "internal/blob", "internal/nix"},
+	"internal/handover":    {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/changes":     {"internal/blob", "internal/nix", "internal/hint"},
+	"internal/cache":       {"internal/blob", "internal/nar", "internal/nix", "internal/hint"},
+	"internal/pointer":     {"internal/blob", "internal/nix", "internal/hint"},
+	"internal/nixstore":    {"internal/nar", "internal/nix", "internal/hint"},
+	"internal/blob":        {"internal/hint"},
+	"internal/nar":         {},
+	"internal/nix":         {"internal/hint"},
+	"internal/hint":        {},
 }
 
 // What only tests and people at work on this project use: it may import what it
@@ -48,7 +49,7 @@ var reserved = map[string]struct {
 	rooms []string
 }{
 	"os/exec":                      {"only building and reading a local store need another program", []string{"internal/nixstore"}},
-	"net/http":                     {"only a place of bytes is reached over a network", []string{"internal/blob"}},
+	"net/http":                     {"only a place of bytes is reached over a network, and only Nix is served, over loopback", []string{"internal/blob", "internal/substituter"}},
 	"github.com/aws/aws-sdk-go-v2": {"it is large, and a bucket is a place of bytes", []string{"internal/blob"}},
 	"database/sql":                 {"only a store has a database", []string{"internal/nixstore"}},
 	"github.com/spf13/cobra":       {"the three programs of the resource have no arguments to parse", []string{"internal/command"}},

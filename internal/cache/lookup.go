@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"slices"
 
 	"golang.org/x/sync/errgroup"
 
@@ -19,22 +21,67 @@ const maxLookups = 64
 // second result is the object's ETag. If there is none, the error wraps
 // blob.ErrNotExist.
 func (c *Cache) lookup(ctx context.Context, path nix.StorePath) (NarInfo, string, error) {
-	text, info, err := blob.ReadAll(ctx, c.store, narinfoKey(path), maxNarInfoSize, blob.GetOptions{})
+	ni, etag, err := c.lookupHash(ctx, path.HashPart(), path.String())
+	if err == nil && ni.Path != path {
+		err = c.invalid(path.String(), fmt.Errorf("it describes %s", ni.Path))
+	}
+	if err != nil {
+		return NarInfo{}, "", err
+	}
+	return ni, etag, nil
+}
+
+// lookupHash is lookup for the path with that hash, by what name it is called in
+// errors.
+func (c *Cache) lookupHash(ctx context.Context, hash, name string) (NarInfo, string, error) {
+	text, info, err := blob.ReadAll(ctx, c.store, hash+narinfoSuffix, maxNarInfoSize, blob.GetOptions{})
 	if err != nil {
 		if tooLarge := new(blob.TooLargeError); !errors.Is(err, blob.ErrNotExist) && !errors.As(err, &tooLarge) {
 			err = storeError{err}
 		}
-		return NarInfo{}, "", fmt.Errorf("looking up %s: %w", path, err)
+		return NarInfo{}, "", fmt.Errorf("looking up %s: %w", name, err)
 	}
 	ni, err := ParseNarInfo(string(text))
-	if err == nil && ni.Path != path {
+	if err == nil && ni.Path.HashPart() != hash {
 		err = fmt.Errorf("it describes %s", ni.Path)
 	}
 	if err != nil {
-		return NarInfo{}, "", fmt.Errorf("the narinfo of %s in %s is not valid: %w", path, c, err)
+		return NarInfo{}, "", c.invalid(name, err)
 	}
 	return ni, info.ETag, nil
 }
+
+func (c *Cache) invalid(path string, err error) error {
+	return fmt.Errorf("the narinfo of %s in %s is not valid: %w", path, c, err)
+}
+
+// Find returns the narinfo of the path with that hash part, which is a valid
+// one, for whoever passes paths on. If the cache hasn't got it, the error wraps
+// blob.ErrNotExist; if it isn't acceptable, [ErrUntrusted].
+func (c *Cache) Find(ctx context.Context, hash string) (*NarInfo, error) {
+	ni, _, err := c.lookupHash(ctx, hash, nix.StoreDir+"/"+hash+"-…")
+	if err != nil {
+		return nil, err
+	}
+	if err := c.acceptable(&ni); err != nil {
+		return nil, c.refuse(&ni, err)
+	}
+	return &ni, nil
+}
+
+// OpenNAR opens the NAR of a path that Find has found, unpacked. Its Read
+// returns io.EOF only after everything that the narinfo says has been found to
+// hold: until then, what has been read is not to be believed.
+func (c *Cache) OpenNAR(ctx context.Context, ni *NarInfo) (io.ReadCloser, error) {
+	return c.openNAR(ctx, ni, nil)
+}
+
+// RequireSigs says whether the cache's paths need a signature, and PublicKeys
+// by whom.
+func (c *Cache) RequireSigs() bool { return c.config.RequireSigs }
+
+// PublicKeys are those whose signatures make a path acceptable.
+func (c *Cache) PublicKeys() nix.Keys { return slices.Clone(c.config.PublicKeys) }
 
 // lookupUpstream adds to found those of paths that it lacks and a substituter
 // has, acceptable by that one's keys.

@@ -194,4 +194,6 @@ func (ni *NarInfo) signedByAll(keys []nix.SecretKey) bool {
 // that a signature covers.
 func sameContent(a, b *nix.PathInfo) bool { return a.Fingerprint() == b.Fingerprint() }
 
-func narinfoKey(path nix.StorePath) string { return path.HashPart() + ".narinfo" }
+const narinfoSuffix = ".narinfo"
+
+func narinfoKey(path nix.StorePath) string { return path.HashPart() + narinfoSuffix }

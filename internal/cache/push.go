@@ -135,7 +135,7 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 			}
 		default:
 			return hint.With(fmt.Errorf("%s is in %s already, with another content (NarHash %s, here %s) and %w",
-				info.Path, c, ni.NarHash, info.NarHash, errUntrusted),
+				info.Path, c, ni.NarHash, info.NarHash, ErrUntrusted),
 				"if you don't know who pushed it, delete %s from the cache", narinfoKey(info.Path))
 		}
 	}

@@ -8,35 +8,35 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
-// errUntrusted says that a path is in the cache, but that nobody who is trusted
+// ErrUntrusted says that a path is in the cache, but that nobody who is trusted
 // vouches for it.
-var errUntrusted = errors.New("no signature by a trusted key")
+var ErrUntrusted = errors.New("no signature by a trusted key")
 
 // acceptable returns nil if the narinfo may be believed: it is signed by a
 // trusted key, or it is content-addressed and its store path follows from its
 // content address. (In the latter case openNAR checks the content against the
-// address.) Otherwise the error wraps errUntrusted.
+// address.) Otherwise the error wraps ErrUntrusted.
 func (c *Cache) acceptable(ni *NarInfo) error {
 	if !c.config.RequireSigs || ni.SignedBy(c.config.PublicKeys) {
 		return nil
 	}
 	if ni.CA != "" {
 		if _, err := ni.CheckContentAddress(); err != nil {
-			return fmt.Errorf("%w, and its content address doesn't make up for that: %w", errUntrusted, err)
+			return fmt.Errorf("%w, and its content address doesn't make up for that: %w", ErrUntrusted, err)
 		}
 		return nil
 	}
 	if len(ni.Signatures) == 0 {
-		return fmt.Errorf("%w: it isn't signed at all", errUntrusted)
+		return fmt.Errorf("%w: it isn't signed at all", ErrUntrusted)
 	}
 	for _, sig := range ni.Signatures {
 		for _, key := range c.config.PublicKeys {
 			if key.Name() == sig.Name {
-				return fmt.Errorf("%w: its signature by %s doesn't match", errUntrusted, sig.Name)
+				return fmt.Errorf("%w: its signature by %s doesn't match", ErrUntrusted, sig.Name)
 			}
 		}
 	}
-	return fmt.Errorf("%w: it is signed by %s", errUntrusted, signers(ni.Signatures))
+	return fmt.Errorf("%w: it is signed by %s", ErrUntrusted, signers(ni.Signatures))
 }
 
 // refuse words an error of acceptable for a person.

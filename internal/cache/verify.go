@@ -112,7 +112,7 @@ func (v *verifier) walk(ctx context.Context, roots []nix.StorePath) error {
 		for i, path := range next {
 			group.Go(func() (err error) {
 				narinfos[i], err = v.cache.inspect(groupCtx, path)
-				return v.note(Damage{Path: path, Err: err, Keep: errors.Is(err, errUntrusted)})
+				return v.note(Damage{Path: path, Err: err, Keep: errors.Is(err, ErrUntrusted)})
 			})
 		}
 		if err := group.Wait(); err != nil {
