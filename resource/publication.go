@@ -83,27 +83,36 @@ func (p *publisher) root() (nix.StorePath, error) {
 	return root, err
 }
 
+// openLocal opens the local store, with what the source says of Nix.
+func (p *publisher) openLocal(ctx context.Context) (*nixstore.Store, error) {
+	return nixstore.Open(ctx, nixstore.Options{Log: p.Console})
+}
+
 // build builds an expression in the inputs.
 func (p *publisher) build(ctx context.Context) (*publication, error) {
 	file, err := p.inputs.path(p.params.File)
 	if err != nil {
 		return nil, fmt.Errorf("params.file: %w", err)
 	}
-	local, err := nixstore.Open(ctx, nixstore.Options{Log: p.Console})
+	local, err := p.openLocal(ctx)
 	if err != nil {
 		return nil, err
 	}
-	root, err := local.Build(ctx, nixstore.Expression{File: file, Attribute: p.params.Attribute})
+	derivation, err := local.Evaluate(ctx, nixstore.Installable{File: file, Attribute: p.params.Attribute})
 	if err != nil {
 		return nil, err
 	}
-	return inLocalStore(ctx, local, root)
+	paths, err := local.Realise(ctx, derivation)
+	if err != nil {
+		return nil, err
+	}
+	return inLocalStore(ctx, local, paths[0])
 }
 
 // find finds a path in the local store or, if it isn't there, in the cache,
 // whole.
 func (p *publisher) find(ctx context.Context, root nix.StorePath) (*publication, error) {
-	local, err := nixstore.Open(ctx, nixstore.Options{Log: p.Console})
+	local, err := p.openLocal(ctx)
 	if err == nil {
 		var pub *publication
 		if pub, err = inLocalStore(ctx, local, root); err == nil {

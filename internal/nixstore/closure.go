@@ -19,7 +19,7 @@ import (
 // error.
 func (s *Store) Closure(ctx context.Context, root nix.StorePath) ([]nix.PathInfo, error) {
 	args := []string{"path-info", "--recursive", "--json", root.String()}
-	out, err := query(ctx, [][]string{append(args, "--json-format", "1"), args})
+	out, err := s.query(ctx, [][]string{append(args, "--json-format", "1"), args})
 	var failure *queryError
 	if errors.As(err, &failure) && strings.Contains(failure.stderr, "is not valid") {
 		err = invalid(root.String())

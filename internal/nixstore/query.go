@@ -11,11 +11,11 @@ import (
 
 // query runs nix with the first of the argument lists that it understands, and
 // returns what it has printed.
-func query(ctx context.Context, alternatives [][]string) ([]byte, error) {
+func (s *Store) query(ctx context.Context, alternatives [][]string) ([]byte, error) {
 	var err error
 	for _, args := range alternatives {
 		var out []byte
-		if out, err = runQuery(ctx, args); err == nil {
+		if out, err = s.runQuery(ctx, args); err == nil {
 			return out, nil
 		}
 		var failure *queryError
@@ -26,12 +26,12 @@ func query(ctx context.Context, alternatives [][]string) ([]byte, error) {
 	return nil, err
 }
 
-func runQuery(ctx context.Context, args []string) ([]byte, error) {
+func (s *Store) runQuery(ctx context.Context, args []string) ([]byte, error) {
 	// Offline: asked for a path that it hasn't got, Nix would look for it elsewhere.
 	args = append([]string{"--extra-experimental-features", "nix-command", "--offline"}, args...)
 	var stdout bytes.Buffer
 	var stderr tail
-	err := run(ctx, &stdout, &stderr, "nix", args...)
+	err := s.run(ctx, &stdout, &stderr, "nix", args...)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return nil, &queryError{strings.Join(args[3:], " "), exit, stderr.String()}

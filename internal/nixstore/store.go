@@ -15,7 +15,7 @@ import (
 
 // Options say how a Store is used.
 type Options struct {
-	Log io.Writer // what builds say, as it comes; nil to drop it
+	Log io.Writer // what evaluations and builds say, as it comes; nil to drop it
 }
 
 // A Store is the store that the Nix on PATH uses, be it by itself, through its
@@ -32,7 +32,11 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, hint.With(errors.New("there is no nix on PATH"),
 			"building, and reading a closure from a local store, needs Nix: use an image that has it")
 	}
-	out, err := query(ctx, [][]string{{"config", "show", "--json"}, {"show-config", "--json"}})
+	s := &Store{log: o.Log}
+	if s.log == nil {
+		s.log = io.Discard
+	}
+	out, err := s.query(ctx, [][]string{{"config", "show", "--json"}, {"show-config", "--json"}})
 	if err != nil {
 		return nil, fmt.Errorf("asking Nix for its settings: %w", err)
 	}
@@ -42,12 +46,21 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if err := json.Unmarshal(out, &settings); err != nil {
 		return nil, fmt.Errorf("reading Nix's settings: %w", err)
 	}
-	realDir, err := realStoreDir(settings.Store.Value)
-	if err != nil {
+	if s.realDir, err = realStoreDir(settings.Store.Value); err != nil {
 		return nil, hint.With(fmt.Errorf("the store %q that Nix is to use: %w", settings.Store.Value, err),
 			"set NIX_REMOTE to daemon, local, or the directory of a store")
 	}
-	return &Store{o.Log, realDir}, nil
+	return s, nil
+}
+
+// run runs one of Nix's programs on this store, as run does.
+func (s *Store) run(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
+	return run(ctx, stdout, stderr, program, args...)
+}
+
+// runEvaluation runs one that evaluates, which may have to fetch sources.
+func (s *Store) runEvaluation(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
+	return s.run(ctx, stdout, stderr, program, args...)
 }
 
 // RealPath is where the files of a path are, whether it is there or not.

@@ -1,0 +1,210 @@
+package nixstore
+
+import (
+	"bytes"
+	"context"
+	_ "embed"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"net/url"
+	"os/exec"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+)
+
+// An Installable is what Nix is to evaluate, in its own words: an attribute of
+// a file or of a flake.
+type Installable struct {
+	File  string // of Nix, or the directory of a default.nix; or else
+	Flake string // a reference to a flake, without a fragment; a directory by its absolute path
+
+	// The path of an attribute in what the file or the flake evaluates to, as
+	// Nix writes it, with quotes where need be; empty for the whole.
+	Attribute string
+
+	Arguments           map[string]string // of the function in the file: texts (--argstr)
+	ExpressionArguments map[string]string // and expressions (--arg)
+	OverrideInputs      map[string]string // of the flake, by other flakes, which are written as Flake is
+	Impure              bool              // the flake may look at the machine, as a file always may
+	System              string            // to evaluate for; empty for this machine's
+}
+
+func (i Installable) String() string {
+	of := i.File
+	if i.Flake != "" {
+		of = i.Flake
+	}
+	if i.Attribute == "" {
+		return of
+	}
+	return i.Attribute + " of " + of
+}
+
+// A Derivation is what an Installable evaluates to: one output of a recipe in
+// the store.
+type Derivation struct {
+	Path    nix.StorePath // of the recipe: /nix/store/….drv
+	Output  string        // of it, such as out
+	OutPath nix.StorePath // of that output; zero if only building it tells, as for content-addressed ones
+	Name    string
+	System  string // that it is built on
+}
+
+//go:embed describe.nix
+var describe string
+
+// Evaluate evaluates an installable to the one derivation that it is. Its recipe
+// is in the store then; nothing is built, but what evaluation itself asks for.
+// What Nix says goes to the log as it comes.
+func (s *Store) Evaluate(ctx context.Context, i Installable) (Derivation, error) {
+	args := []string{"--extra-experimental-features", "nix-command flakes",
+		"eval", "--json", "--option", "eval-cache", "false", "--apply", "(" + describe + ") " + i.arguments()}
+	for _, name := range slices.Sorted(maps.Keys(i.Arguments)) {
+		args = append(args, "--argstr", name, i.Arguments[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.ExpressionArguments)) {
+		args = append(args, "--arg", name, i.ExpressionArguments[name])
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.OverrideInputs)) {
+		args = append(args, "--override-input", name, i.OverrideInputs[name])
+	}
+	if i.System != "" {
+		args = append(args, "--option", "system", i.System)
+	}
+	if i.Impure {
+		args = append(args, "--impure")
+	}
+	if i.Flake != "" {
+		args = append(args, "--no-write-lock-file", "--", i.Flake+"#"+fragment(i.Attribute))
+	} else {
+		args = append(args, "--file", i.File, "--", i.Attribute)
+	}
+	var stdout bytes.Buffer
+	var said tail
+	if err := s.runEvaluation(ctx, &stdout, io.MultiWriter(s.log, &said), "nix", args...); err != nil {
+		return Derivation{}, evaluationError(i, said.String(), err)
+	}
+	return parseDerivation(i, stdout.Bytes())
+}
+
+// arguments writes the arguments as a set in Nix's language.
+func (i Installable) arguments() string {
+	var set strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(i.Arguments)) {
+		fmt.Fprintf(&set, "%s = %s; ", quote(name), quote(i.Arguments[name]))
+	}
+	for _, name := range slices.Sorted(maps.Keys(i.ExpressionArguments)) {
+		fmt.Fprintf(&set, "%s = (%s\n); ", quote(name), i.ExpressionArguments[name])
+	}
+	return "{ " + set.String() + "}"
+}
+
+// quote writes a text as a string in Nix's language.
+func quote(text string) string {
+	return `"` + strings.NewReplacer(`\`, `\\`, `"`, `\"`, "${", `\${`).Replace(text) + `"`
+}
+
+// fragment writes an attribute's path as the fragment of a URL.
+func fragment(attribute string) string {
+	return strings.ReplaceAll(url.QueryEscape(attribute), "+", "%20")
+}
+
+// parseDerivation reads what describe.nix has made of an installable.
+func parseDerivation(i Installable, data []byte) (Derivation, error) {
+	var found struct {
+		Type, Recipe, Path, Output, Name, System string
+		Attributes                               []string
+		Length                                   int
+	}
+	if err := json.Unmarshal(data, &found); err != nil {
+		return Derivation{}, fmt.Errorf("what nix eval printed: %w", err)
+	}
+	switch {
+	case found.Type == "derivation":
+	case found.Type == "list":
+		return Derivation{}, hint.With(fmt.Errorf("%s is a list of %d, where one derivation is wanted", i, found.Length),
+			"name one derivation, and one output of it, by an attribute")
+	case found.Type == "set" && len(found.Attributes) > 0:
+		return Derivation{}, hint.With(fmt.Errorf("%s is not a derivation, but a set", i),
+			"name an attribute in it: %s", few(found.Attributes))
+	default:
+		return Derivation{}, hint.With(fmt.Errorf("%s is not a derivation, but a %s", i, found.Type),
+			"name an attribute that is one, such as config.system.build.toplevel")
+	}
+	path, err := nix.ParseStorePath(found.Recipe)
+	if err != nil {
+		return Derivation{}, fmt.Errorf("%s: its derivation: %w", i, err)
+	}
+	d := Derivation{Path: path, Output: found.Output, Name: found.Name, System: found.System}
+	// What can't be known yet is a placeholder, which lies in no store.
+	if strings.HasPrefix(found.Path, nix.StoreDir+"/") {
+		if d.OutPath, err = nix.ParseStorePath(found.Path); err != nil {
+			return Derivation{}, fmt.Errorf("%s: its output: %w", i, err)
+		}
+	}
+	return d, nil
+}
+
+// few lists the first of many words for a person.
+func few(words []string) string {
+	const most = 20
+	if len(words) > most {
+		return fmt.Sprintf("%s and %d more", strings.Join(words[:most], ", "), len(words)-most)
+	}
+	return strings.Join(words, ", ")
+}
+
+// evaluationError says why an evaluation failed, by the last error that Nix has
+// told of: what stands before it says how Nix came there.
+func evaluationError(i Installable, said string, err error) error {
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) {
+		return fmt.Errorf("evaluating %s: %w", i, err)
+	}
+	message, advice := lastError(said)
+	if message == "" {
+		return fmt.Errorf("%s can't be evaluated (nix: %w)", i, err)
+	}
+	err = fmt.Errorf("%s can't be evaluated: %s", i, message)
+	if advice != "" {
+		err = hint.With(err, "%s", advice)
+	}
+	return err
+}
+
+// lastError finds the last error in what Nix has said: its message and, on one
+// line with it, the place in the sources; and what Nix advises.
+func lastError(said string) (message, advice string) {
+	starts := errorStart.FindAllStringIndex(said, -1)
+	if starts == nil {
+		return "", ""
+	}
+	const longest = 12 // lines of a message, such as NixOS's of failed assertions
+	var lines []string
+	for line := range strings.Lines(said[starts[len(starts)-1][1]:]) {
+		line = strings.TrimSpace(line)
+		switch {
+		case strings.HasPrefix(line, "Did you mean "):
+			advice = "d" + line[1:]
+		case strings.HasPrefix(line, "at ") && strings.HasSuffix(line, ":"):
+			return strings.TrimSpace(strings.Join(lines, "\n")) + " " + strings.TrimSuffix(line, ":"), advice
+		case sourceLine.MatchString(line), len(lines) == longest:
+			return strings.TrimSpace(strings.Join(lines, "\n")), advice
+		case line != "" || len(lines) > 0:
+			lines = append(lines, line)
+		}
+	}
+	return strings.TrimSpace(strings.Join(lines, "\n")), advice
+}
+
+var (
+	errorStart = regexp.MustCompile(`(?m)^\s*error:`)
+	sourceLine = regexp.MustCompile(`^[0-9]*\|`)
+)
