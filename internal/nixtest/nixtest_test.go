@@ -64,6 +64,35 @@ func TestUnreproducibleSample(t *testing.T) {
 	}
 }
 
+// The hosts of a fleet share 95 % of their paths; of those that can't be had, one
+// fails when it is evaluated and one when it is built.
+func TestFleet(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		store, sources := n.NewStore(t), nixtest.Fleet(t, "hosts = 3; broken = true; failing = true;")
+		file := filepath.Join(t.TempDir(), "fleet.nix")
+		if err := os.WriteFile(file, []byte("(import "+filepath.Join(sources, "config", "flake.nix")+").outputs null"), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		attribute := func(host string) string {
+			return "nixosConfigurations." + host + ".config.system.build.toplevel"
+		}
+		first, second := store.Closure(t, store.Build(t, file, attribute("web-1"))), store.Closure(t, store.Build(t, file, attribute("web-2")))
+		if diff := cmp.Diff([]string{"etc-web-2", "nixos-system-web-2-25.05"}, news(first, second)); diff != "" {
+			t.Errorf("paths of web-2 that web-1 lacks (-want +got):\n%s", diff)
+		}
+		if shared := float64(len(first)-2) / float64(len(first)); shared < 0.95 {
+			t.Errorf("%.3f of %d paths are shared, want 0.95", shared, len(first))
+		}
+		store.Run(t, "nix-instantiate", file, "--attr", attribute("failing"))
+		if _, err := store.Try("nix-build", "--no-out-link", file, "--attr", attribute("failing")); err == nil || !strings.Contains(err.Error(), "this can not be built") {
+			t.Errorf("failing is to fail when it is built: %v", err)
+		}
+		if _, err := store.Try("nix-instantiate", file, "--attr", attribute("broken")); err == nil || !strings.Contains(err.Error(), "this host can't be evaluated") {
+			t.Errorf("broken is to fail when it is evaluated: %v", err)
+		}
+	})
+}
+
 // Keys are Nix's: it signs and verifies with them.
 func TestKey(t *testing.T) {
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {

@@ -1,6 +1,7 @@
 package nixtest
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -10,7 +11,7 @@ import (
 // input config: the expressions of ci/sample, which Nix builds without a
 // network. default.nix has the hosts web-1 and web-2, of a dozen paths and
 // 2.6 MB, nearly all of which they share; writing to config/motd makes the next
-// day's system. edge-cases.nix has what is rarer.
+// day's system. edge-cases.nix has what is rarer, fleet.nix many hosts.
 func Sample(t testing.TB) (sources string) {
 	t.Helper()
 	root := checkout(t)
@@ -21,6 +22,19 @@ func Sample(t testing.TB) (sources string) {
 	cmd := exec.Command(filepath.Join(root, "ci", "sample", "copy"), filepath.Join(sources, "config"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("laying out the sample: %v\n%s", err, out)
+	}
+	return sources
+}
+
+// Fleet is Sample with a flake in config, whose nixosConfigurations are what
+// ci/sample/fleet.nix makes of arguments in Nix's language, such as
+// "hosts = 50; broken = true;".
+func Fleet(t testing.TB, arguments string) (sources string) {
+	t.Helper()
+	sources = Sample(t)
+	flake := "{ outputs = _: { nixosConfigurations = import ./fleet.nix { " + arguments + " }; }; }\n"
+	if err := os.WriteFile(filepath.Join(sources, "config", "flake.nix"), []byte(flake), 0o644); err != nil {
+		t.Fatal(err)
 	}
 	return sources
 }
