@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -14,28 +15,41 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
-// Closure returns what the store knows of the path and of all that it
-// references, sorted by path. A path that is not valid in the store is an
-// error.
-func (s *Store) Closure(ctx context.Context, root nix.StorePath) ([]nix.PathInfo, error) {
-	args := []string{"path-info", "--recursive", "--json", root.String()}
+// Closure returns what the store knows of the paths and of all that they
+// reference, each once and sorted by path. A path that is not valid in the store
+// is an error.
+func (s *Store) Closure(ctx context.Context, roots ...nix.StorePath) ([]nix.PathInfo, error) {
+	args := []string{"path-info", "--recursive", "--json"}
+	for _, root := range roots {
+		args = append(args, root.String())
+	}
 	out, err := s.query(ctx, [][]string{append(args, "--json-format", "1"), args})
 	var failure *queryError
 	if errors.As(err, &failure) && strings.Contains(failure.stderr, "is not valid") {
-		err = invalid(root.String())
+		named := roots[0].String()
+		if found := notValid.FindStringSubmatch(failure.stderr); found != nil {
+			named = found[1]
+		}
+		err = invalid(named)
 	}
 	var infos []nix.PathInfo
 	if err == nil {
 		infos, err = parsePathInfos(out)
 	}
 	if err == nil {
-		err = checkClosure(root, infos)
+		err = checkClosure(roots, infos)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading the closure of %s from the local store: %w", root, err)
+		of := roots[0].String()
+		if len(roots) > 1 {
+			of += fmt.Sprintf(" and %d more", len(roots)-1)
+		}
+		return nil, fmt.Errorf("reading the closure of %s from the local store: %w", of, err)
 	}
 	return infos, nil
 }
+
+var notValid = regexp.MustCompile(`path '([^']*)' is not valid`)
 
 // invalid says that the store hasn't got a path.
 func invalid(path string) error {
@@ -102,14 +116,16 @@ func parsePathInfos(data []byte) ([]nix.PathInfo, error) {
 	return infos, nil
 }
 
-// checkClosure returns an error unless root and all references are there.
-func checkClosure(root nix.StorePath, infos []nix.PathInfo) error {
+// checkClosure returns an error unless the roots and all references are there.
+func checkClosure(roots []nix.StorePath, infos []nix.PathInfo) error {
 	there := make(map[nix.StorePath]bool, len(infos))
 	for _, info := range infos {
 		there[info.Path] = true
 	}
-	if !there[root] {
-		return invalid(root.String())
+	for _, root := range roots {
+		if !there[root] {
+			return invalid(root.String())
+		}
 	}
 	for _, info := range infos {
 		for _, reference := range info.References {
