@@ -54,7 +54,7 @@ func beVictim(protected bool, program string, args ...string) {
 	memory := os.Getenv("VICTIM_SECRET")
 	var err error
 	if protected {
-		err = errors.Join(ProtectProcess(), run(context.Background(), os.Stdout, os.Stderr, program, args...))
+		err = errors.Join(ProtectProcess(), run(context.Background(), nil, os.Stdout, os.Stderr, program, args...))
 	} else {
 		cmd := exec.Command(program, args...)
 		cmd.Stdout, cmd.Stderr, cmd.Stdin = os.Stdout, os.Stderr, os.Stdin

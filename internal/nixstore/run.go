@@ -18,27 +18,28 @@ import (
 var patience = 10 * time.Second
 
 // run runs a program from PATH to its end, or to that of ctx, as described in
-// the package comment. Both writers may be nil; they are not used any more
-// when run returns. If ctx has ended the child, the error is ctx's.
-func run(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
+// the package comment; env is added to its environment. Both writers may be nil;
+// they are not used any more when run returns. If ctx has ended the child, the
+// error is ctx's.
+func run(ctx context.Context, env []string, stdout, stderr io.Writer, program string, args ...string) error {
 	done := make(chan error, 1)
 	go func() {
 		// The thread gives up a capability for good, so it must end with this
 		// goroutine, as locked threads do. It stays until the child has ended:
 		// the kernel takes its end for that of the parent.
 		runtime.LockOSThread()
-		done <- runOnThread(ctx, stdout, stderr, program, args)
+		done <- runOnThread(ctx, env, stdout, stderr, program, args)
 	}()
 	return <-done
 }
 
-func runOnThread(ctx context.Context, stdout, stderr io.Writer, program string, args []string) error {
+func runOnThread(ctx context.Context, env []string, stdout, stderr io.Writer, program string, args []string) error {
 	if err := dropPtrace(); err != nil {
 		return err
 	}
 	closeOnExec()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = environment(os.Environ())
+	cmd.Env = append(environment(os.Environ()), env...)
 	cmd.Stdout, cmd.Stderr = pipe(stdout), pipe(stderr)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }

@@ -42,14 +42,14 @@ func waitUntil(t *testing.T, what string, is func() bool) {
 
 func TestRun(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	err := run(t.Context(), &stdout, &stderr, "sh", "-c", "cat; echo out; echo err >&2; exit 3")
+	err := run(t.Context(), nil, &stdout, &stderr, "sh", "-c", "cat; echo out; echo err >&2; exit 3")
 	if err == nil || err.Error() != "exit status 3" {
 		t.Errorf("got error %v, want exit status 3", err)
 	}
 	if diff := cmp.Diff([]string{"out\n", "err\n"}, []string{stdout.String(), stderr.String()}); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
-	if err := run(t.Context(), nil, nil, "no-such-program"); err == nil {
+	if err := run(t.Context(), nil, nil, nil, "no-such-program"); err == nil {
 		t.Error("a program that isn't there has run")
 	}
 }
@@ -74,7 +74,7 @@ func TestRunCancelled(t *testing.T) {
 			defer cancel()
 			begun := &signalWriter{text: "begun", seen: make(chan struct{})}
 			done := make(chan error, 1)
-			go func() { done <- run(ctx, begun, nil, "sh", "-c", "echo begun; "+test.script, marker) }()
+			go func() { done <- run(ctx, nil, begun, nil, "sh", "-c", "echo begun; "+test.script, marker) }()
 			<-begun.seen
 			if len(processes(t, marker)) == 0 {
 				t.Fatal("the child isn't found")
@@ -94,7 +94,7 @@ func TestRunEndsStragglers(t *testing.T) {
 	patience = 100 * time.Millisecond
 	marker := "marker-" + strconv.Itoa(os.Getpid()) + t.Name()
 	var stdout bytes.Buffer
-	if err := run(t.Context(), &stdout, nil, "sh", "-c", "(sleep 1000; :) & echo done", marker); err != nil || stdout.String() != "done\n" {
+	if err := run(t.Context(), nil, &stdout, nil, "sh", "-c", "(sleep 1000; :) & echo done", marker); err != nil || stdout.String() != "done\n" {
 		t.Errorf("got %q, %v", &stdout, err)
 	}
 	waitUntil(t, "all children are gone", func() bool { return len(processes(t, marker)) == 0 })

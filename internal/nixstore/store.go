@@ -23,7 +23,8 @@ type Options struct {
 // be called from several goroutines.
 type Store struct {
 	log     io.Writer
-	realDir string // where the files of nix.StoreDir are
+	realDir string   // where the files of nix.StoreDir are
+	env     []string // what Nix gets besides what environment picks
 }
 
 // Open finds Nix, and asks it for its store. Any version from 2.8 on will do.
@@ -55,7 +56,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 
 // run runs one of Nix's programs on this store, as run does.
 func (s *Store) run(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
-	return run(ctx, stdout, stderr, program, args...)
+	return run(ctx, s.env, stdout, stderr, program, args...)
 }
 
 // runEvaluation runs one that evaluates, which may have to fetch sources.
