@@ -64,6 +64,25 @@ var describe string
 // is in the store then; nothing is built, but what evaluation itself asks for.
 // What Nix says goes to the log as it comes.
 func (s *Store) Evaluate(ctx context.Context, i Installable) (Derivation, error) {
+	d, err := s.describe(ctx, i)
+	if err != nil {
+		return Derivation{}, err
+	}
+	return d.derivation(i)
+}
+
+// Attributes lists the names of a set's attributes, sorted, and evaluates none of
+// them.
+func (s *Store) Attributes(ctx context.Context, i Installable) ([]string, error) {
+	d, err := s.describe(ctx, i)
+	if err == nil && d.Type != "set" {
+		err = fmt.Errorf("%s is not a set, but a %s", i, d.Type)
+	}
+	return d.Attributes, err
+}
+
+// describe asks Nix what an installable is.
+func (s *Store) describe(ctx context.Context, i Installable) (description, error) {
 	args := []string{"--extra-experimental-features", "nix-command flakes",
 		"eval", "--json", "--option", "eval-cache", "false", "--apply", "(" + describe + ") " + i.arguments()}
 	for _, name := range slices.Sorted(maps.Keys(i.Arguments)) {
@@ -89,9 +108,13 @@ func (s *Store) Evaluate(ctx context.Context, i Installable) (Derivation, error)
 	var stdout bytes.Buffer
 	var said tail
 	if err := s.runEvaluation(ctx, &stdout, io.MultiWriter(s.log, &said), "nix", args...); err != nil {
-		return Derivation{}, evaluationError(i, said.String(), err)
+		return description{}, evaluationError(i, said.String(), err)
 	}
-	return parseDerivation(i, stdout.Bytes())
+	var d description
+	if err := json.Unmarshal(stdout.Bytes(), &d); err != nil {
+		return description{}, fmt.Errorf("what nix eval printed: %w", err)
+	}
+	return d, nil
 }
 
 // arguments writes the arguments as a set in Nix's language.
@@ -116,40 +139,39 @@ func fragment(attribute string) string {
 	return strings.ReplaceAll(url.QueryEscape(attribute), "+", "%20")
 }
 
-// parseDerivation reads what describe.nix has made of an installable.
-func parseDerivation(i Installable, data []byte) (Derivation, error) {
-	var found struct {
-		Type, Recipe, Path, Output, Name, System string
-		Attributes                               []string
-		Length                                   int
-	}
-	if err := json.Unmarshal(data, &found); err != nil {
-		return Derivation{}, fmt.Errorf("what nix eval printed: %w", err)
-	}
+// A description is what describe.nix says of a value.
+type description struct {
+	Type, Recipe, Path, Output, Name, System string
+	Attributes                               []string
+	Length                                   int
+}
+
+// derivation is the one that an installable is, by its description.
+func (d description) derivation(i Installable) (Derivation, error) {
 	switch {
-	case found.Type == "derivation":
-	case found.Type == "list":
-		return Derivation{}, hint.With(fmt.Errorf("%s is a list of %d, where one derivation is wanted", i, found.Length),
+	case d.Type == "derivation":
+	case d.Type == "list":
+		return Derivation{}, hint.With(fmt.Errorf("%s is a list of %d, where one derivation is wanted", i, d.Length),
 			"name one derivation, and one output of it, by an attribute")
-	case found.Type == "set" && len(found.Attributes) > 0:
+	case d.Type == "set" && len(d.Attributes) > 0:
 		return Derivation{}, hint.With(fmt.Errorf("%s is not a derivation, but a set", i),
-			"name an attribute in it: %s", few(found.Attributes))
+			"name an attribute in it: %s", few(d.Attributes))
 	default:
-		return Derivation{}, hint.With(fmt.Errorf("%s is not a derivation, but a %s", i, found.Type),
+		return Derivation{}, hint.With(fmt.Errorf("%s is not a derivation, but a %s", i, d.Type),
 			"name an attribute that is one, such as config.system.build.toplevel")
 	}
-	path, err := nix.ParseStorePath(found.Recipe)
+	path, err := nix.ParseStorePath(d.Recipe)
 	if err != nil {
 		return Derivation{}, fmt.Errorf("%s: its derivation: %w", i, err)
 	}
-	d := Derivation{Path: path, Output: found.Output, Name: found.Name, System: found.System}
+	derivation := Derivation{Path: path, Output: d.Output, Name: d.Name, System: d.System}
 	// What can't be known yet is a placeholder, which lies in no store.
-	if strings.HasPrefix(found.Path, nix.StoreDir+"/") {
-		if d.OutPath, err = nix.ParseStorePath(found.Path); err != nil {
+	if strings.HasPrefix(d.Path, nix.StoreDir+"/") {
+		if derivation.OutPath, err = nix.ParseStorePath(d.Path); err != nil {
 			return Derivation{}, fmt.Errorf("%s: its output: %w", i, err)
 		}
 	}
-	return d, nil
+	return derivation, nil
 }
 
 // few lists the first of many words for a person.

@@ -119,3 +119,22 @@ func TestEvaluateErrors(t *testing.T) {
 		}
 	})
 }
+
+// The attributes of a set are listed without a look at what is behind them.
+func TestAttributes(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		theirs, sources := n.NewStore(t), nixtest.Fleet(t, "hosts = 3; broken = true;")
+		theirs.Setenv(t)
+		var log bytes.Buffer
+		store := open(t, &log)
+		hosts := Installable{Flake: "path:" + filepath.Join(sources, "config"), Attribute: "nixosConfigurations"}
+		got, err := store.Attributes(t.Context(), hosts)
+		if diff := cmp.Diff([]string{"broken", "web-1", "web-2", "web-3"}, got); err != nil || diff != "" {
+			t.Errorf("(-want +got)\n%s%v", diff, err)
+		}
+		hosts.Attribute = "nixosConfigurations.web-1.config.system.build.toplevel.name"
+		if got, err := store.Attributes(t.Context(), hosts); err == nil {
+			t.Errorf("a text has the attributes %v", got)
+		}
+	})
+}
