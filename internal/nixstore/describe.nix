@@ -16,7 +16,7 @@ if value.type or null == "derivation" then {
   path = plain value.outPath; # called outPath, it would be all that is printed
   output = value.outputName or "out";
   name = value.name or "";
-  system = value.system or "";
+  system = value.stdenv.hostPlatform.system or value.system or "";
 }
 else if type == "list" then { inherit type; length = builtins.length value; }
 else if type == "set" then { inherit type; attributes = builtins.attrNames value; }

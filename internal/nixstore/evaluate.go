@@ -54,7 +54,7 @@ type Derivation struct {
 	Output  string        // of it, such as out
 	OutPath nix.StorePath // of that output; zero if only building it tells, as for content-addressed ones
 	Name    string
-	System  string // that it is built on
+	System  string // that it is for: the hostPlatform's, or what it is built on where it doesn't say
 }
 
 //go:embed describe.nix
@@ -63,6 +63,9 @@ var describe string
 // Evaluate evaluates an installable to the one derivation that it is. Its recipe
 // is in the store then; nothing is built, but what evaluation itself asks for.
 // What Nix says goes to the log as it comes.
+//
+// Lock files aren't written: a flake whose lock file would have to change is an
+// error. Inputs are overridden only after that was found not to be so.
 func (s *Store) Evaluate(ctx context.Context, i Installable) (Derivation, error) {
 	d, err := s.describe(ctx, i)
 	if err != nil {
@@ -83,6 +86,16 @@ func (s *Store) Attributes(ctx context.Context, i Installable) ([]string, error)
 
 // describe asks Nix what an installable is.
 func (s *Store) describe(ctx context.Context, i Installable) (description, error) {
+	s, untrust, err := s.trusting(i)
+	if err != nil {
+		return description{}, err
+	}
+	defer untrust()
+	if i.Flake != "" {
+		if err := s.checkLock(ctx, i); err != nil {
+			return description{}, err
+		}
+	}
 	args := []string{"--extra-experimental-features", "nix-command flakes",
 		"eval", "--json", "--option", "eval-cache", "false", "--apply", "(" + describe + ") " + i.arguments()}
 	for _, name := range slices.Sorted(maps.Keys(i.Arguments)) {
@@ -101,7 +114,11 @@ func (s *Store) describe(ctx context.Context, i Installable) (description, error
 		args = append(args, "--impure")
 	}
 	if i.Flake != "" {
-		args = append(args, "--no-write-lock-file", "--", i.Flake+"#"+fragment(i.Attribute))
+		lock := "--no-update-lock-file"
+		if len(i.OverrideInputs) > 0 {
+			lock = "--no-write-lock-file" // of what is overridden
+		}
+		args = append(args, lock, "--", i.Flake+"#"+fragment(i.Attribute))
 	} else {
 		args = append(args, "--file", i.File, "--", i.Attribute)
 	}
@@ -190,6 +207,9 @@ func evaluationError(i Installable, said string, err error) error {
 	if !errors.As(err, &exit) {
 		return fmt.Errorf("evaluating %s: %w", i, err)
 	}
+	if lockChanges.MatchString(said) {
+		return hint.With(fmt.Errorf("the flake.lock of %s doesn't fit its flake.nix", i.Flake), lockAdvice)
+	}
 	message, advice := lastError(said)
 	if message == "" {
 		return fmt.Errorf("%s can't be evaluated (nix: %w)", i, err)
@@ -228,5 +248,7 @@ func lastError(said string) (message, advice string) {
 
 var (
 	errorStart = regexp.MustCompile(`(?m)^\s*error:`)
-	sourceLine = regexp.MustCompile(`^[0-9]*\|`)
+	// Where the flake lies on this machine, and elsewhere.
+	lockChanges = regexp.MustCompile(`error: .* (requires lock file changes but|cannot write modified lock file)|error: cannot write modified lock file`)
+	sourceLine  = regexp.MustCompile(`^[0-9]*\|`)
 )
