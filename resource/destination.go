@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path"
 	"path/filepath"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -40,6 +41,14 @@ func openDestination(dir string) (destination, error) {
 // path is where the named file belongs.
 func (d destination) path(name string) string { return filepath.Join(d.dir, name) }
 
+// unfinished is what something is called until it is whole and verified.
+func unfinished(name string) string { return name + ".unfinished" }
+
+// finish gives what was unfinished its name.
+func (d destination) finish(name string) error {
+	return os.Rename(d.path(unfinished(name)), d.path(name))
+}
+
 // write writes a small file.
 func (d destination) write(name, content string) error {
 	return os.WriteFile(d.path(name), []byte(content), 0o644)
@@ -49,9 +58,9 @@ func (d destination) write(name, content string) error {
 // goes first, store paths, which are read-only, are made writable.
 func (d destination) clear() error {
 	err := os.RemoveAll(d.path(resultFile))
-	filepath.WalkDir(d.dir, func(path string, entry fs.DirEntry, err error) error {
-		if err == nil && entry.IsDir() {
-			os.Chmod(path, 0o755)
+	d.walk(func(dir *os.Root, _ string, entry fs.DirEntry) error {
+		if entry.IsDir() {
+			dir.Chmod(entry.Name(), 0o755)
 		}
 		return nil
 	})
@@ -61,4 +70,48 @@ func (d destination) clear() error {
 		err = errors.Join(err, os.RemoveAll(d.path(entry.Name())))
 	}
 	return err
+}
+
+// walk visits all that is in the destination, directories before what they
+// hold: where it is, how it is called from the top, and what it is. Directories
+// are opened one in the other, so that the name of a file may be of any bytes,
+// and longer than the system takes one.
+func (d destination) walk(visit func(dir *os.Root, name string, entry fs.DirEntry) error) error {
+	root, err := os.OpenRoot(d.dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return walk(root, "", visit)
+}
+
+func walk(dir *os.Root, above string, visit func(dir *os.Root, name string, entry fs.DirEntry) error) error {
+	file, err := dir.Open(".")
+	if err != nil {
+		return err
+	}
+	entries, err := file.ReadDir(-1)
+	file.Close()
+	if err != nil {
+		return err
+	}
+	for _, entry := range entries {
+		name := path.Join(above, entry.Name())
+		if err := visit(dir, name, entry); err != nil {
+			return err
+		}
+		if !entry.IsDir() {
+			continue
+		}
+		inner, err := dir.OpenRoot(entry.Name())
+		if err != nil {
+			return err
+		}
+		err = walk(inner, name, visit)
+		inner.Close()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }

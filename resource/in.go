@@ -17,17 +17,20 @@ import (
 
 // InParams are the params of a get.
 type InParams struct {
-	Format format
-	Also   []pointer.Name // whose closures are wanted, too
+	Format      format
+	Compression compression    // of an archive
+	Also        []pointer.Name // whose closures are wanted, too
 }
 
 // format is in what form a get leaves a closure.
 type format string
 
 const (
-	formatRootfs format = "rootfs" // as a task's image, which is a store with its database, in rootfs
-	formatCache  format = "cache"  // as a binary cache, in cache
-	formatNone   format = "none"   // not at all
+	formatRootfs  format = "rootfs"  // as a task's image, which is a store with its database, in rootfs
+	formatCache   format = "cache"   // as a binary cache, in cache
+	formatResult  format = "result"  // the root without what it refers to, as result
+	formatArchive format = "archive" // as a tar of a store, closure.tar.gz or closure.tar.zst
+	formatNone    format = "none"    // not at all
 )
 
 // decodeInParams takes the params of a get.
@@ -38,16 +41,17 @@ func decodeInParams(r *request) InParams {
 	if o.flag("skip_download", false) {
 		p.Format = formatNone
 	}
+	p.Compression = decodeCompression(o, p.Format)
 	p.Also = decodeAlso(o, p.Format)
 	return p
 }
 
 func parseFormat(s string) (format, error) {
 	switch f := format(s); f {
-	case formatRootfs, formatCache, formatNone:
+	case formatRootfs, formatCache, formatResult, formatArchive, formatNone:
 		return f, nil
 	}
-	return "", fmt.Errorf("want rootfs, cache or none, got %q", s)
+	return "", fmt.Errorf("want rootfs, cache, result, archive or none, got %q", s)
 }
 
 // In fetches the closure of a generation, verified, into an empty directory. If
@@ -105,7 +109,7 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 			err = errors.Join(err, dest.clear())
 		}
 	}()
-	if err := fetch(ctx, step.Console, from, closure, also, params.Format, dest); err != nil {
+	if err := fetch(ctx, step.Console, from, closure, also, params, dest); err != nil {
 		return nil, err
 	}
 	changed, err := trail.changes(ctx, generation, closure)
@@ -151,28 +155,42 @@ func isStill(g pointer.Generation, closure *cache.Closure, c *cache.Cache) error
 		"somebody has replaced it in the cache: find out who, before anything runs it")
 }
 
-// fetch leaves the closure in the destination, in that format, with what is
-// added to it, and tells a person how that goes.
-func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *cache.Closure, also []addition, f format, dest destination) error {
-	if f == formatNone {
+// fetch leaves the closure in the destination, in the format that is wanted,
+// with what is added to it, and tells a person how that goes.
+func fetch(ctx context.Context, console *Console, from *cache.Cache, closure *cache.Closure, also []addition, params InParams, dest destination) error {
+	what, size := "the closure of "+closure.Root.String(), amount(len(closure.Paths), closure.NarSize())
+	switch params.Format {
+	case formatNone:
 		return nil
+	case formatResult:
+		what, size = closure.Root.String(), formatBytes(closure.RootInfo().NarSize)
 	}
-	console.Say("fetching the closure of %s (%s) from %s", closure.Root, amount(len(closure.Paths), closure.NarSize()), from)
+	console.Say("fetching %s (%s) from %s", what, size, from)
 	meter := new(cache.Meter)
 	defer drawProgress(console, "fetching", meter)()
-	if f == formatCache {
+	switch params.Format {
+	case formatCache:
 		return from.Copy(ctx, closure, blob.NewDirectory(dest.path("cache")), meter)
+	case formatResult:
+		return fetchResult(ctx, console, from, closure, meter, dest)
+	case formatArchive:
+		return fetchArchive(ctx, console, from, closure, params.Compression, meter, dest)
 	}
+	return fetchImage(ctx, from, together(closure, also), also, meter, dest)
+}
+
+// fetchImage leaves a closure, which the additions are part of, in the
+// destination as a task's image.
+func fetchImage(ctx context.Context, from *cache.Cache, closure *cache.Closure, also []addition, meter *cache.Meter, dest destination) error {
 	root, err := nixstore.CreateRoot(dest.path("rootfs"))
 	if err != nil {
 		return err
 	}
-	whole := together(closure, also)
-	if err := from.Fetch(ctx, whole, root, meter); err != nil {
+	if err := from.Fetch(ctx, closure, root, meter); err != nil {
 		return err
 	}
-	if err := root.Register(ctx, whole.Infos()); err != nil {
+	if err := root.Register(ctx, closure.Infos()); err != nil {
 		return err
 	}
-	return makeImage(dest, whole, also)
+	return makeImage(dest, closure, also)
 }

@@ -21,6 +21,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/concourse/go-archive/tarfs"
+	"github.com/concourse/go-archive/tgzfs"
+	"github.com/klauspost/compress/zstd"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sys/unix"
 
@@ -76,6 +79,7 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 			"archive":  cmdArchive,
 			"answers":  cmdAnswers,
 			"damage":   cmdDamage,
+			"empty":    cmdEmpty,
 			"fill":     cmdFill,
 			"forgets":  cmdForgets,
 			"let":      cmdLet,
@@ -85,6 +89,7 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 			"stalled":  cmdStalled,
 			"stalls":   cmdStalls,
 			"tamper":   cmdTamper,
+			"unpack":   cmdUnpack,
 			"verifies": cmdVerifies,
 		},
 	})
@@ -333,6 +338,36 @@ func cmdDamage(ts *testscript.TestScript, neg bool, args []string) {
 		data[len(data)-1] ^= 1
 		ts.Check(os.WriteFile(file, data, 0o644))
 	}
+}
+
+// cmdEmpty says whether a directory is empty.
+//
+//	empty DIRECTORY
+func cmdEmpty(ts *testscript.TestScript, neg bool, args []string) {
+	entries, err := os.ReadDir(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if (len(entries) == 0) == neg {
+		ts.Fatalf("it has %v", entries)
+	}
+}
+
+// cmdUnpack unpacks an archive into a new directory, as Concourse itself does.
+//
+//	unpack ARCHIVE DIRECTORY
+func cmdUnpack(ts *testscript.TestScript, neg bool, args []string) {
+	file, err := os.Open(ts.MkAbs(args[0]))
+	ts.Check(err)
+	defer file.Close()
+	dir := ts.MkAbs(args[1])
+	ts.Check(os.Mkdir(dir, 0o755))
+	if strings.HasSuffix(args[0], ".gz") {
+		ts.Check(tgzfs.Extract(file, dir))
+		return
+	}
+	plain, err := zstd.NewReader(file)
+	ts.Check(err)
+	defer plain.Close()
+	ts.Check(tarfs.Extract(plain, dir))
 }
 
 // cmdFill makes a file of so many bytes.

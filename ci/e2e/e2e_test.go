@@ -122,6 +122,9 @@ type program struct {
 	*exec.Cmd
 	secrets []string // in its request
 	watched bool     // answer looks at its process, too
+
+	measured bool  // answer measures how much memory it takes:
+	peak     int64 // the most it had at once, in bytes
 }
 
 // call is a program with its request on stdin.
@@ -148,6 +151,10 @@ func answer[T any](cmd *program) (T, error) {
 	if cmd.watched {
 		leaked = cmd.watch()
 	}
+	if cmd.measured {
+		peak := cmd.measure()
+		defer func() { cmd.peak = peak() }()
+	}
 	err := cmd.Wait()
 	if leak := errors.Join(leaked(), cmd.secretIn(stdout.String()+stderr.String())); leak != nil {
 		return value, fmt.Errorf("%s has shown %w", filepath.Base(cmd.Path), leak)
@@ -173,8 +180,12 @@ func (r *rig) check(given *version) *program {
 	return call("check", "", []string{}, map[string]any{"source": r.follower(), "version": given})
 }
 
-func (r *rig) in(dir string, v version) *program {
-	return call("in", dir, []string{}, map[string]any{"source": r.follower(), "version": v})
+func (r *rig) in(dir string, v version) *program { return r.get(dir, v, "rootfs") }
+
+func (r *rig) get(dir string, v version, format string) *program {
+	return call("in", dir, []string{}, map[string]any{
+		"source": r.follower(), "version": v, "params": map[string]any{"format": format},
+	})
 }
 
 type put struct{ Version version }

@@ -3,8 +3,6 @@ package e2e_test
 import (
 	"fmt"
 	"math/rand/v2"
-	"os"
-	"path/filepath"
 	"runtime"
 	"strconv"
 	"testing"
@@ -104,42 +102,4 @@ func look(cache place, pattern string) string {
 		panic(err)
 	}
 	return fmt.Sprint(objects)
-}
-
-// Killed at any instant, in leaves nothing that looks whole and isn't (promise 6).
-func TestKilledIn(t *testing.T) { inEachPlace(t, testKilledIn) }
-
-func testKilledIn(t *testing.T, cache place) {
-	r := newRig(t, nixtest.Current(t), cache)
-	path := r.nextSystem(t, false)
-	v := must[put](t)(answer[put](r.out(path))).Version
-	want := r.store.Closure(t, path)
-
-	get := func(kill func(func())) (dir string) {
-		dir = nixtest.TempDir(t)
-		cmd := r.in(dir, v)
-		if err := cmd.Start(); err != nil {
-			t.Fatal(err)
-		}
-		kill(func() { cmd.Process.Kill() })
-		cmd.Wait()
-		return dir
-	}
-	start := time.Now()
-	get(func(func()) {})
-	whole := time.Since(start)
-
-	unfinished := 0
-	for range kills {
-		moment := rand.N(whole)
-		dir := get(func(kill func()) { time.AfterFunc(moment, kill) })
-		if _, err := os.Stat(filepath.Join(dir, "generation.json")); err != nil {
-			unfinished++
-			continue
-		}
-		if diff := cmp.Diff(facts(want), facts(restored(t, r.nix, dir, path.String()))); diff != "" {
-			t.Errorf("killed after %v it has generation.json, but not all of the closure (-want +got):\n%s", moment, diff)
-		}
-	}
-	t.Logf("%d of %d were killed before they were done, within %v", unfinished, kills, whole)
 }

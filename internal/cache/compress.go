@@ -1,12 +1,14 @@
 package cache
 
 import (
+	"bytes"
 	"compress/bzip2"
-	"compress/gzip"
 	"fmt"
 	"io"
 	"runtime"
+	"sync"
 
+	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
 )
@@ -44,7 +46,7 @@ func decompress(compression string, r io.Reader) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("the compression %q is not known", clip(compression))
 }
 
-// frameSize is how much of a NAR goes into one zstd frame. Frames are
+// frameSize is how much goes into one frame. Frames are
 // independent, so that one NAR is compressed on all cores; Nix does the same
 // (since 2.35), and every zstd reads a sequence of frames as one stream.
 const frameSize = 4 << 20
@@ -54,35 +56,86 @@ const frameSize = 4 << 20
 type compressor struct {
 	compression string
 	level       int
-	zstd        *zstd.Encoder // its EncodeAll is safe for concurrent use
+	encode      frameEncoder
 	slots       chan struct{} // one for each frame in memory
 	buffers     chan []byte   // idle buffers of frameSize
 }
 
 func newCompressor(compression string, level int) (*compressor, error) {
-	if !CanCompress(compression) {
-		return nil, fmt.Errorf("the compression %q can't be written (zstd, xz and none can)", clip(compression))
+	switch compression {
+	case "zstd":
+		const checksums = false // FileHash and NarHash say more
+		encode, err := zstdFrames(level, checksums)
+		return newFrameCompressor(compression, encode), err
+	case "xz", "none":
+		return &compressor{compression: compression, level: level}, nil
 	}
+	return nil, fmt.Errorf("the compression %q can't be written (zstd, xz and none can)", clip(compression))
+}
+
+func newFrameCompressor(compression string, encode frameEncoder) *compressor {
 	frames := 2*runtime.GOMAXPROCS(0) + 2
-	c := &compressor{
+	return &compressor{
 		compression: compression,
-		level:       level,
+		encode:      encode,
 		slots:       make(chan struct{}, frames),
 		buffers:     make(chan []byte, 2*frames),
 	}
-	if compression != "zstd" {
-		return c, nil
-	}
+}
+
+// A frameEncoder appends a frame, compressed, to buf. It may be called from
+// several goroutines.
+type frameEncoder func(frame, buf []byte) []byte
+
+func zstdFrames(level int, checksums bool) (frameEncoder, error) {
 	if level == 0 {
 		level = 3
 	}
-	var err error
-	c.zstd, err = zstd.NewWriter(nil,
+	encoder, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
 		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)),
-		zstd.WithEncoderCRC(false), // FileHash and NarHash say more
+		zstd.WithEncoderCRC(checksums),
 	)
-	return c, err
+	if err != nil {
+		return nil, err
+	}
+	return encoder.EncodeAll, nil
+}
+
+// gzipFrames makes each frame a member of its own: those who read gzip read a
+// sequence of them as one stream.
+func gzipFrames() frameEncoder {
+	encoders := sync.Pool{New: func() any { return gzip.NewWriter(nil) }}
+	return func(frame, buf []byte) []byte {
+		out := bytes.NewBuffer(buf)
+		encoder := encoders.Get().(*gzip.Writer)
+		defer encoders.Put(encoder)
+		encoder.Reset(out)
+		encoder.Write(frame) // to memory, which takes all
+		encoder.Close()
+		return out.Bytes()
+	}
+}
+
+// Compress returns a writer that compresses to w, on all cores, what is no NAR:
+// with "gzip" or "zstd". What comes out depends on nothing but what is written.
+// Closing it flushes, and doesn't close w; it must be closed.
+func Compress(w io.Writer, compression string) (io.WriteCloser, error) {
+	var c *compressor
+	switch compression {
+	case "gzip":
+		c = newFrameCompressor(compression, gzipFrames())
+	case "zstd":
+		const checksums = true
+		encode, err := zstdFrames(0, checksums)
+		if err != nil {
+			return nil, err
+		}
+		c = newFrameCompressor(compression, encode)
+	default:
+		return nil, fmt.Errorf("the compression %q is not known (gzip and zstd are)", clip(compression))
+	}
+	return c.writer(w)
 }
 
 // writer returns a writer that compresses to w. Closing it flushes, and doesn't
@@ -170,7 +223,7 @@ func (f *frameWriter) submit() error {
 	f.frame = nil
 	f.queue <- result
 	go func() {
-		result <- f.c.zstd.EncodeAll(frame, f.c.buffer())
+		result <- f.c.encode(frame, f.c.buffer())
 		f.c.recycle(frame)
 	}()
 	return nil

@@ -159,9 +159,12 @@ func TestFetchIsNotFooled(t *testing.T) {
 				return fetch(c, closure)
 			}
 			fetched := run(func(c *Cache, closure *Closure) error { return c.Fetch(t.Context(), closure, &store{}, nil) })
+			inOrder := run(func(c *Cache, closure *Closure) error {
+				return c.FetchInOrder(t.Context(), closure, &store{}, nil)
+			})
 			dst := blob.NewMemory()
 			copied := run(func(c *Cache, closure *Closure) error { return c.Copy(t.Context(), closure, dst, nil) })
-			for _, err := range []error{fetched, copied} {
+			for _, err := range []error{fetched, inOrder, copied} {
 				if attack.want == nil && err != nil {
 					t.Error(err)
 				} else if attack.want != nil {

@@ -12,7 +12,7 @@ import (
 )
 
 func newFetch(a *app) *cobra.Command {
-	var format string
+	var format, compression string
 	cmd := &cobra.Command{
 		Use:   "fetch REF DIRECTORY",
 		Short: "Download a generation's closure, verified, without Nix",
@@ -32,6 +32,10 @@ verify everything on the way. It gets the files that a get of the resource leave
 			if err != nil {
 				return err
 			}
+			params := map[string]any{"format": format}
+			if compression != "" {
+				params["compression"] = compression
+			}
 			made := os.Mkdir(args[1], 0o777)
 			if made != nil && !errors.Is(made, fs.ErrExist) {
 				return made
@@ -39,7 +43,7 @@ verify everything on the way. It gets the files that a get of the resource leave
 			err = a.run(cmd.Context(), resource.In, request{
 				Source:  source,
 				Version: map[string]any{"generation": strconv.FormatUint(g.Number, 10), "path": g.Path},
-				Params:  map[string]any{"format": format},
+				Params:  params,
 			}, args[1])
 			if err != nil && made == nil {
 				os.Remove(args[1])
@@ -47,7 +51,9 @@ verify everything on the way. It gets the files that a get of the resource leave
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&format, "format", "rootfs", "`what` to leave: rootfs (a store), cache (a binary cache) or none (only the small files)")
-	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"rootfs", "cache", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.Flags().StringVar(&format, "format", "rootfs", "`what` to leave: rootfs (a task's image, which is a store), cache (a binary cache), result (the files of the path alone), archive (a tar of a store) or none (only the small files)")
+	cmd.Flags().StringVar(&compression, "compression", "", "`of` an archive: gzip or zstd (default gzip)")
+	cmd.RegisterFlagCompletionFunc("format", cobra.FixedCompletions([]string{"rootfs", "cache", "result", "archive", "none"}, cobra.ShellCompDirectiveNoFileComp))
+	cmd.RegisterFlagCompletionFunc("compression", cobra.FixedCompletions([]string{"gzip", "zstd"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }

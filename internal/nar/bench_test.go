@@ -59,7 +59,7 @@ func BenchmarkRestore(b *testing.B) {
 			root := memoryRoot(b)
 			b.SetBytes(int64(len(data)))
 			for b.Loop() {
-				if err := Restore(bytes.NewReader(data), root, "x"); err != nil {
+				if err := Restore(bytes.NewReader(data), root, "x", InStore); err != nil {
 					b.Fatal(err)
 				}
 				b.StopTimer()
@@ -75,7 +75,7 @@ func BenchmarkDump(b *testing.B) {
 		b.Run(shape.name, func(b *testing.B) {
 			data := shape.archive(b)
 			root := memoryRoot(b)
-			if err := Restore(bytes.NewReader(data), root, "x"); err != nil {
+			if err := Restore(bytes.NewReader(data), root, "x", InStore); err != nil {
 				b.Fatal(err)
 			}
 			b.SetBytes(int64(len(data)))

@@ -64,7 +64,7 @@ func TestLikeNix(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer root.Close()
-			if err := Restore(bytes.NewReader(want), root, path.Base()); err != nil {
+			if err := Restore(bytes.NewReader(want), root, path.Base(), InStore); err != nil {
 				t.Fatal(err)
 			}
 			if diff := cmp.Diff(metadata(t, store.RealPath(path)), metadata(t, filepath.Join(root.Name(), path.Base()))); diff != "" {

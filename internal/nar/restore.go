@@ -11,16 +11,27 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Permissions are what the files of an archive get, which itself knows only
+// which of them are executable.
+type Permissions struct{ File, Executable, Directory uint32 }
+
+var (
+	// InStore is what Nix gives to everything in a store
+	// (src/libstore/posix-fs-canonicalise.cc).
+	InStore = Permissions{0o444, 0o555, 0o555}
+	// Ordinary is what a person's files have, who may change and remove them.
+	Ordinary = Permissions{0o644, 0o755, 0o755}
+)
+
 // Restore unpacks the archive that r holds to name below root, where there must
-// be nothing yet. Everything gets the metadata that Nix gives to what is in a
-// store (src/libstore/posix-fs-canonicalise.cc): mode 0444 for files, 0555 for
-// executables and directories, and a modification time of one second, symlinks
-// included.
+// be nothing yet. Everything gets these permissions, whatever the umask, and the
+// modification time of what is in a store, one second, symlinks included. Blocks
+// of zeros become holes.
 //
 // Whatever the archive holds, nothing outside root/name is touched. Errors of
 // reading it are those of [Reader.Next]. After an error, part of the tree may
 // be there, with directories that can be written to.
-func Restore(r io.Reader, root *os.Root, name string) error {
+func Restore(r io.Reader, root *os.Root, name string, permissions Permissions) error {
 	if base := filepath.Base(name); base == "." || base == ".." {
 		return fmt.Errorf("unpacking an archive: %q doesn't name a file", name)
 	}
@@ -29,7 +40,12 @@ func Restore(r io.Reader, root *os.Root, name string) error {
 		return fmt.Errorf("unpacking an archive: %w", err)
 	}
 	defer parent.Close()
-	u := unpacker{reader: NewReader(r), top: filepath.Join(root.Name(), name), parent: descriptor(parent.Fd())}
+	u := unpacker{
+		reader:      NewReader(r),
+		permissions: permissions,
+		top:         filepath.Join(root.Name(), name),
+		parent:      descriptor(parent.Fd()),
+	}
 	defer u.abandon()
 	return u.unpack()
 }
@@ -39,10 +55,12 @@ func Restore(r io.Reader, root *os.Root, name string) error {
 // (An os.Root that walks down from the top for each file takes twice as long,
 // and can't set the time of a symlink.)
 type unpacker struct {
-	reader *Reader
-	top    string     // the path of what is being unpacked, for messages
-	parent descriptor // the directory that it is in
-	dirs   []openDir  // the directories that are being filled, outermost first
+	reader      *Reader
+	permissions Permissions
+	top         string     // the path of what is being unpacked, for messages
+	parent      descriptor // the directory that it is in
+	dirs        []openDir  // the directories that are being filled, outermost first
+	file        sparseFile // that is being written; here, so as not to be allocated for each
 }
 
 type openDir struct {
@@ -95,16 +113,21 @@ func (u *unpacker) regular(name string, entry *Entry) error {
 	if err != nil {
 		return u.failed("create", entry.Path, err)
 	}
-	if _, err := u.reader.WriteTo(fd); err != nil {
+	u.file = sparseFile{fd: fd}
+	_, err = u.reader.WriteTo(&u.file)
+	if err == nil {
+		err = u.file.finish()
+	}
+	if err != nil {
 		fd.Close()
 		if err == u.reader.err {
 			return err
 		}
 		return u.failed("write", entry.Path, err)
 	}
-	mode := uint32(0o444)
+	mode := u.permissions.File
 	if entry.Executable {
-		mode = 0o555
+		mode = u.permissions.Executable
 	}
 	return u.finish(fd, mode, name, entry.Path)
 }
@@ -133,7 +156,7 @@ func (u *unpacker) leave(depth int) error {
 	for len(u.dirs) > depth {
 		d := u.dirs[len(u.dirs)-1]
 		u.dirs = u.dirs[:len(u.dirs)-1]
-		if err := u.finish(d.fd, 0o555, d.name, d.path); err != nil {
+		if err := u.finish(d.fd, u.permissions.Directory, d.name, d.path); err != nil {
 			return err
 		}
 	}

@@ -40,7 +40,7 @@ func TestRestoreAndDump(t *testing.T) {
 		}
 		t.Run(f.name, func(t *testing.T) {
 			_, root := outsideAndRoot(t)
-			if err := Restore(bytes.NewReader(f.data), root, "x"); err != nil {
+			if err := Restore(bytes.NewReader(f.data), root, "x", InStore); err != nil {
 				t.Fatal(err)
 			}
 			var got bytes.Buffer
@@ -79,26 +79,35 @@ func metadata(t *testing.T, root string) map[string]string {
 	return files
 }
 
-// Modes and times are those of a store, whatever the umask.
+// Modes and times are those that are asked for, whatever the umask.
 func TestRestoreMetadata(t *testing.T) {
 	defer syscall.Umask(syscall.Umask(0o077))
 	_, root := outsideAndRoot(t)
-	err := Restore(bytes.NewReader(archive(directory(
+	data := archive(directory(
 		entry("dir", directory(entry("file", file("x")))),
 		entry("exe", []any{"(", "type", "regular", "executable", "", "contents", "x", ")"}),
-		entry("link", link("nowhere"))))), root, "x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	want := map[string]string{
-		".":        "dr-xr-xr-x 1.000000000",
-		"dir":      "dr-xr-xr-x 1.000000000",
-		"dir/file": "-r--r--r-- 1.000000000",
-		"exe":      "-r-xr-xr-x 1.000000000",
-		"link":     "symlink 1.000000000",
-	}
-	if diff := cmp.Diff(want, metadata(t, filepath.Join(root.Name(), "x"))); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
+		entry("link", link("nowhere"))))
+	for _, test := range []struct {
+		name                  string
+		permissions           Permissions
+		file, executable, dir string
+	}{
+		{"store", InStore, "-r--r--r--", "-r-xr-xr-x", "dr-xr-xr-x"},
+		{"ordinary", Ordinary, "-rw-r--r--", "-rwxr-xr-x", "drwxr-xr-x"},
+	} {
+		if err := Restore(bytes.NewReader(data), root, test.name, test.permissions); err != nil {
+			t.Fatal(err)
+		}
+		want := map[string]string{
+			".":        test.dir + " 1.000000000",
+			"dir":      test.dir + " 1.000000000",
+			"dir/file": test.file + " 1.000000000",
+			"exe":      test.executable + " 1.000000000",
+			"link":     "symlink 1.000000000",
+		}
+		if diff := cmp.Diff(want, metadata(t, filepath.Join(root.Name(), test.name))); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", test.name, diff)
+		}
 	}
 }
 
@@ -108,7 +117,7 @@ func TestRestoreStaysInside(t *testing.T) {
 	outside, root := outsideAndRoot(t)
 	before := openFiles(t)
 	for i, f := range fixtures {
-		err := Restore(bytes.NewReader(f.data), root, fmt.Sprint("x", i))
+		err := Restore(bytes.NewReader(f.data), root, fmt.Sprint("x", i), InStore)
 		if (err == nil) != (f.wrong == "") {
 			t.Errorf("%s: got error %v", f.name, err)
 		}
@@ -158,7 +167,7 @@ func TestRestorePlace(t *testing.T) {
 	}
 	for _, name := range []string{"", ".", "..", "/", "/tmp/x", "../x", "dir/..", "dir/../..", "dangling", "dangling/x", "up", "up/x", "taken", "precious", "missing/x"} {
 		for kind, data := range archives {
-			if err := Restore(bytes.NewReader(data), root, name); err == nil {
+			if err := Restore(bytes.NewReader(data), root, name, InStore); err == nil {
 				t.Errorf("a %s was restored to %q", kind, name)
 			}
 		}
@@ -166,7 +175,7 @@ func TestRestorePlace(t *testing.T) {
 	if entries, err := os.ReadDir(outside); err != nil || len(entries) != 1 {
 		t.Errorf("outside of the root there are %v (%v)", entries, err)
 	}
-	if err := Restore(bytes.NewReader(archives["directory"]), root, "dir/x"); err != nil {
+	if err := Restore(bytes.NewReader(archives["directory"]), root, "dir/x", InStore); err != nil {
 		t.Error(err)
 	}
 }
@@ -176,16 +185,16 @@ func TestRestoreErrors(t *testing.T) {
 	_, root := outsideAndRoot(t)
 	data := archive(directory(entry("a", directory(entry("b", file("hello"))))))
 
-	if err := Restore(bytes.NewReader(without(60, data)), root, "short"); !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err := Restore(bytes.NewReader(without(60, data)), root, "short", InStore); !errors.Is(err, io.ErrUnexpectedEOF) {
 		t.Errorf("got error %v, want io.ErrUnexpectedEOF", err)
 	}
 	var format *FormatError
-	if err := Restore(bytes.NewReader(append(data, 'x')), root, "trailing"); !errors.As(err, &format) {
+	if err := Restore(bytes.NewReader(append(data, 'x')), root, "trailing", InStore); !errors.As(err, &format) {
 		t.Errorf("got error %v, want a FormatError", err)
 	}
 
 	var path *fs.PathError
-	err := Restore(bytes.NewReader(archive(directory(entry(strings.Repeat("d", 255), directory(entry("x", link("y"))))))), root, "trailing")
+	err := Restore(bytes.NewReader(archive(directory(entry(strings.Repeat("d", 255), directory(entry("x", link("y"))))))), root, "trailing", InStore)
 	if !errors.As(err, &path) || path.Path != filepath.Join(root.Name(), "trailing") || !errors.Is(err, fs.ErrExist) {
 		t.Errorf("got error %v, want one that names the path that exists", err)
 	}

@@ -43,7 +43,7 @@ func CreateRoot(dir string) (*Root, error) {
 // Different paths may be restored at once, from several goroutines. After an
 // error, part of the path may be there.
 func (r *Root) Restore(ctx context.Context, path nix.StorePath, archive io.Reader) error {
-	if err := nar.Restore(contextReader{ctx, archive}, r.store, path.Base()); err != nil {
+	if err := nar.Restore(contextReader{ctx, archive}, r.store, path.Base(), nar.InStore); err != nil {
 		return fmt.Errorf("unpacking %s: %w", path, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -108,13 +109,30 @@ func (s *Store) Run(t testing.TB, program string, args ...string) string {
 
 // Try is Run that returns the failure, with what the program said of it.
 func (s *Store) Try(program string, args ...string) (string, error) {
+	return s.try(nil, program, args...)
+}
+
+// Load makes paths valid whose files are there, as a registration has it.
+func (s *Store) Load(t testing.TB, registration string) {
+	t.Helper()
+	file, err := os.Open(registration)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if _, err := s.try(file, "nix-store", "--load-db"); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (s *Store) try(stdin io.Reader, program string, args ...string) (string, error) {
 	if program == "nix" {
 		args = append([]string{"--extra-experimental-features", "nix-command"}, args...)
 	}
 	cmd := exec.Command(filepath.Join(s.Nix.bin, program), args...)
 	cmd.Env, cmd.Dir = s.Env(), s.home
 	var stdout, stderr bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, &stdout, &stderr
 	if err := cmd.Run(); err != nil {
 		return "", fmt.Errorf("%s %s (Nix %s): %w\n%s", program, strings.Join(args, " "), s.Nix.Version, err, stderr.Bytes())
 	}
