@@ -167,6 +167,9 @@ func (in *inputs) explain(name string, err error) error {
 		if errors.As(err, &failed) {
 			err = failed.Err
 		}
+		if err.Error() == "path escapes from parent" { // os.Root has no value for it
+			err = errors.New("a symlink leads out of the sources there")
+		}
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	input, inside, _ := strings.Cut(filepath.ToSlash(filepath.Clean(name)), "/")

@@ -86,7 +86,7 @@ func TestInputsPath(t *testing.T) {
 		{"config/none.nix", "config/none.nix: there is no none.nix in the input config"},
 		{"/etc/passwd", "/etc/passwd is not in the sources"},
 		{"config/../../x", "config/../../x is not in the sources"},
-		{"config/etc/passwd", "config/etc/passwd: path escapes from parent"},
+		{"config/etc/passwd", "config/etc/passwd: a symlink leads out of the sources there"},
 	} {
 		got, err := in.path(test.name)
 		switch {

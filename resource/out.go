@@ -14,13 +14,13 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
-// OutParams are the params of a put. Exactly one of File, Closure, Promote, and
-// Path or PathFrom is set; but a Closure may have its root named by the latter.
+// OutParams are the params of a put. Exactly one of a recipe, Closure, Promote,
+// and Path or PathFrom is set; but a Closure may have its root named by the latter.
 type OutParams struct {
-	File, Attribute string        // a Nix expression in the inputs
-	Closure         string        // what an earlier step has handed over
-	Path            nix.StorePath // in the local store, the cache or the Closure
-	PathFrom        string        // what in the inputs leads to a store path
+	recipe
+	Closure  string        // what an earlier step has handed over
+	Path     nix.StorePath // in the local store, the cache or the Closure
+	PathFrom string        // what in the inputs leads to a store path
 
 	Promote    string         // the directory of a get of another pointer
 	To         []pointer.Name // further pointers to promote to
@@ -35,8 +35,7 @@ func decodeOutParams(r *request) OutParams {
 	o := r.object("params")
 	defer o.finish()
 	p := OutParams{
-		File:         parsed(o, "file", parseInput),
-		Attribute:    o.text("attribute"),
+		recipe:       decodeRecipe(o),
 		Closure:      parsed(o, "closure", parseInput),
 		Promote:      parsed(o, "promote", parseInput),
 		AllowOlder:   o.flag("allow_older", false),
@@ -59,21 +58,20 @@ func decodeOutParams(r *request) OutParams {
 	}
 
 	var given []string
-	for _, key := range []string{"file", "closure", "promote", "store_path"} {
+	for _, key := range []string{"file", "flake", "closure", "promote", "store_path"} {
 		if o.has(key) && !(key == "store_path" && o.has("closure")) {
 			given = append(given, key)
 		}
 	}
 	switch {
 	case len(given) > 1:
-		number := []string{"two", "three", "four"}[len(given)-2]
+		number := []string{"two", "three", "four", "five"}[len(given)-2]
 		o.failWith("", hint.With(fmt.Errorf("%s are %s closures, and a put publishes one", strings.Join(given, " and "), number), "keep one of them"))
 	case len(given) == 0:
 		o.failWith("", hint.With(errors.New("they don't say what to publish"),
-			"name a Nix expression in an input (file: config/default.nix, attribute: web-1), a path (store_path: built/result), a closure from an earlier step (closure: built/cache) or a get of another pointer (promote: web-1-candidate)"))
+			"name a flake (flake: config), a Nix expression in an input (file: config/default.nix, attribute: web-1), a path (store_path: built/result), a closure from an earlier step (closure: built/cache) or a get of another pointer (promote: web-1-candidate)"))
 	}
 	for _, only := range []struct{ key, with, why string }{
-		{"attribute", "file", "an attribute of which expression? want file, too"},
 		{"to", "promote", "only what is promoted goes to further pointers: want promote, too"},
 		{"allow_older", "promote", "older than what? want promote, too"},
 	} {
@@ -147,7 +145,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 		return nil, err
 	}
 	defer pub.close()
-	if params.File != "" { // building may have taken hours
+	if pub.built { // which may have taken hours
 		if err := p.look(ctx); err != nil {
 			return nil, err
 		}

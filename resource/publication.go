@@ -13,6 +13,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/handover"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
@@ -22,9 +23,10 @@ import (
 // generation says of it.
 type publication struct {
 	root    nix.StorePath
-	infos   []nix.PathInfo // of its closure
-	source  cache.Source   // of the closure's NARs
-	system  string
+	infos   []nix.PathInfo  // of its closure
+	source  cache.Source    // of the closure's NARs
+	system  string          // as readSystem says it
+	built   bool            // just now
 	details pointer.Details // all but provenance and sizes
 	close   func() error
 }
@@ -55,7 +57,7 @@ func (p *publisher) prepare(ctx context.Context) (*publication, error) {
 	switch {
 	case p.params.Closure != "":
 		pub, err = p.takeOver(ctx, root)
-	case p.params.File != "":
+	case p.params.recipe.is():
 		pub, err = p.build(ctx)
 	default:
 		pub, err = p.find(ctx, root)
@@ -63,11 +65,13 @@ func (p *publisher) prepare(ctx context.Context) (*publication, error) {
 	if err != nil {
 		return nil, err
 	}
-	if pub.system, err = pub.readSystem(ctx); err != nil {
-		return nil, errors.Join(err, pub.close())
+	if pub.system == "" {
+		if pub.system, err = pub.readSystem(ctx); err != nil {
+			return nil, errors.Join(err, pub.close())
+		}
 	}
 	pub.details.Message = p.params.Message
-	pub.details.Revision = revisionOf(p.inputs.dir, cmp.Or(p.params.File, p.params.Closure, filepath.Dir(p.params.PathFrom)))
+	pub.details.Revision = revisionOf(p.inputs.dir, cmp.Or(p.params.checkout(), p.params.Closure, filepath.Dir(p.params.PathFrom)))
 	return pub, nil
 }
 
@@ -88,25 +92,64 @@ func (p *publisher) openLocal(ctx context.Context) (*nixstore.Store, error) {
 	return nixstore.Open(ctx, nixstore.Options{Log: p.Console})
 }
 
-// build builds an expression in the inputs.
+// installable is what the params say that Nix is to evaluate.
+func (p *publisher) installable() (nixstore.Installable, error) {
+	return p.params.installable(p.inputs, p.source.Pointer)
+}
+
+// build evaluates the recipe, and builds it unless the cache has what it makes.
 func (p *publisher) build(ctx context.Context) (*publication, error) {
-	file, err := p.inputs.path(p.params.File)
+	installable, err := p.installable()
 	if err != nil {
-		return nil, fmt.Errorf("params.file: %w", err)
+		return nil, err
 	}
 	local, err := p.openLocal(ctx)
 	if err != nil {
 		return nil, err
 	}
-	derivation, err := local.Evaluate(ctx, nixstore.Installable{File: file, Attribute: p.params.Attribute})
+	p.Console.Say("evaluating %s", installable)
+	derivation, err := local.Evaluate(ctx, installable)
 	if err != nil {
 		return nil, err
+	}
+	closure, err := p.made(ctx, derivation)
+	if err != nil {
+		return nil, err
+	}
+	if closure != nil && p.params.Build != buildAlways {
+		p.Console.Say("nothing is built: the cache has %s, whole", closure.Root)
+		pub := inCache(p.here, closure)
+		pub.system = systemOf(derivation)
+		return pub, nil
+	}
+	if p.params.Build == buildNever {
+		return nil, hint.With(fmt.Errorf("%s is not in %s, whole, and this put may not build it", derivation.OutPath, p.here),
+			"put it where it is built first, or leave out build: never")
 	}
 	paths, err := local.Realise(ctx, derivation)
 	if err != nil {
 		return nil, err
 	}
-	return inLocalStore(ctx, local, paths[0])
+	pub, err := inLocalStore(ctx, local, paths[0])
+	if err == nil {
+		pub.built = true
+	}
+	return pub, err
+}
+
+// made returns the closure of what a derivation makes, as far as that can be
+// known, if the cache has it whole; else nil.
+func (p *publisher) made(ctx context.Context, d nixstore.Derivation) (*cache.Closure, error) {
+	if d.OutPath.IsZero() {
+		err := fmt.Errorf("%s is content-addressed: only building it tells its path", d.Name)
+		if p.params.Build == buildNever {
+			return nil, hint.With(err, "leave out build: never")
+		}
+		p.Console.Say("%v", err)
+		return nil, nil
+	}
+	closures, err := p.here.Closures(ctx, []nix.StorePath{d.OutPath})
+	return closures[d.OutPath], err
 }
 
 // find finds a path in the local store or, if it isn't there, in the cache,
@@ -154,6 +197,15 @@ func handedOver(c *handover.Closure) *publication {
 
 func nothing() error { return nil }
 
+// systemOf is readSystem for a closure that isn't at hand, but whose derivation
+// is.
+func systemOf(d nixstore.Derivation) string {
+	if systemName.MatchString(d.System) {
+		return d.System
+	}
+	return ownSystem()
+}
+
 // readSystem is what a closure runs on: a NixOS system says so, in a path of
 // symlinks and small files; anything else was built here, for a machine like
 // this one.
@@ -171,8 +223,13 @@ func (p *publication) readSystem(ctx context.Context) (string, error) {
 			return s, nil
 		}
 	}
+	return ownSystem(), nil
+}
+
+// ownSystem is this machine's.
+func ownSystem() string {
 	architectures := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}
-	return cmp.Or(architectures[runtime.GOARCH], runtime.GOARCH) + "-" + runtime.GOOS, nil
+	return cmp.Or(architectures[runtime.GOARCH], runtime.GOARCH) + "-" + runtime.GOOS
 }
 
 var systemName = regexp.MustCompile(`^[A-Za-z0-9_]{1,30}-[A-Za-z0-9_]{1,30}$`)

@@ -77,6 +77,7 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 		Setup:               func(env *testscript.Env) error { return setUp(t, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"archive":  cmdArchive,
+			"checkout": cmdCheckout,
 			"answers":  cmdAnswers,
 			"damage":   cmdDamage,
 			"empty":    cmdEmpty,
@@ -368,6 +369,22 @@ func cmdUnpack(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Check(err)
 	defer plain.Close()
 	ts.Check(tarfs.Extract(plain, dir))
+}
+
+// cmdCheckout makes a directory a git checkout with all of its files committed,
+// which belongs to another user if we are root.
+//
+//	checkout DIRECTORY
+func cmdCheckout(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.RemoveAll(filepath.Join(dir, ".git")))
+	git := []string{"git", "-C", dir, "-c", "user.name=nobody", "-c", "user.email=nobody@example.org", "-c", "safe.directory=*"}
+	for _, command := range [][]string{{"init", "--quiet"}, {"add", "."}, {"commit", "--quiet", "--message", "x"}} {
+		ts.Check(ts.Exec(git[0], append(git[1:], command...)...))
+	}
+	if os.Geteuid() == 0 {
+		ts.Check(ts.Exec("chown", "-R", "4711", dir))
+	}
 }
 
 // cmdFill makes a file of so many bytes.

@@ -125,6 +125,9 @@ func (s *Store) describe(ctx context.Context, i Installable) (description, error
 	var stdout bytes.Buffer
 	var said tail
 	if err := s.runEvaluation(ctx, &stdout, io.MultiWriter(s.log, &said), "nix", args...); err != nil {
+		if len(i.OverrideInputs) == 0 && lockChanges.MatchString(said.String()) {
+			return description{}, unfitLock(i)
+		}
 		return description{}, evaluationError(i, said.String(), err)
 	}
 	var d description
@@ -207,10 +210,10 @@ func evaluationError(i Installable, said string, err error) error {
 	if !errors.As(err, &exit) {
 		return fmt.Errorf("evaluating %s: %w", i, err)
 	}
-	if lockChanges.MatchString(said) {
-		return hint.With(fmt.Errorf("the flake.lock of %s doesn't fit its flake.nix", i.Flake), lockAdvice)
-	}
 	message, advice := lastError(said)
+	if noAttribute.MatchString(message) {
+		message = "there is no such attribute"
+	}
 	if message == "" {
 		return fmt.Errorf("%s can't be evaluated (nix: %w)", i, err)
 	}
@@ -233,6 +236,7 @@ func lastError(said string) (message, advice string) {
 	for line := range strings.Lines(said[starts[len(starts)-1][1]:]) {
 		line = strings.TrimSpace(line)
 		switch {
+		case strings.HasPrefix(line, "(use '--show-trace'"):
 		case strings.HasPrefix(line, "Did you mean "):
 			advice = "d" + line[1:]
 		case strings.HasPrefix(line, "at ") && strings.HasSuffix(line, ":"):
@@ -248,7 +252,7 @@ func lastError(said string) (message, advice string) {
 
 var (
 	errorStart = regexp.MustCompile(`(?m)^\s*error:`)
-	// Where the flake lies on this machine, and elsewhere.
-	lockChanges = regexp.MustCompile(`error: .* (requires lock file changes but|cannot write modified lock file)|error: cannot write modified lock file`)
+	// Nix names it, and all that it might have been short for.
+	noAttribute = regexp.MustCompile(`^flake '[^']*' does not provide attribute `)
 	sourceLine  = regexp.MustCompile(`^[0-9]*\|`)
 )

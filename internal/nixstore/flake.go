@@ -12,22 +12,42 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
+// lockChecks are those that were made, by the flakes: several hosts come from one.
+type lockChecks struct {
+	mu   sync.Mutex
+	made map[string]func() error
+}
+
 // checkLock refuses a flake whose lock file would have to be written. Evaluate
 // lets Nix refuse that, too, but Nix fetches what isn't locked first, and doesn't
 // look at all where an input is overridden.
 func (s *Store) checkLock(ctx context.Context, i Installable) error {
+	key := fmt.Sprint(i.Flake, len(i.OverrideInputs) > 0)
+	s.locks.mu.Lock()
+	check, ok := s.locks.made[key]
+	if !ok {
+		check = sync.OnceValue(func() error { return s.checkLockNow(ctx, i) })
+		s.locks.made[key] = check
+	}
+	s.locks.mu.Unlock()
+	return check()
+}
+
+func (s *Store) checkLockNow(ctx context.Context, i Installable) error {
 	if dir := i.flakeDir(); dir != "" {
 		if _, err := os.Stat(filepath.Join(dir, "flake.lock")); errors.Is(err, fs.ErrNotExist) {
 			inputs, err := s.flakeInputs(ctx, dir)
 			if err != nil {
-				return fmt.Errorf("%s can't be evaluated: %w", i, err)
+				return fmt.Errorf("the flake %s can't be evaluated: %w", dir, err)
 			}
 			if len(inputs) > 0 {
 				return hint.With(fmt.Errorf("the flake %s has inputs (%s), but no flake.lock", dir, few(inputs)), lockAdvice)
@@ -40,10 +60,22 @@ func (s *Store) checkLock(ctx context.Context, i Installable) error {
 	var said tail
 	err := s.runEvaluation(ctx, nil, io.MultiWriter(s.log, &said), "nix",
 		"--extra-experimental-features", "nix-command flakes", "flake", "metadata", "--json", "--no-update-lock-file", "--", i.Flake)
+	if err != nil && lockChanges.MatchString(said.String()) {
+		return unfitLock(i)
+	}
 	if err != nil {
 		return evaluationError(i, said.String(), err)
 	}
 	return nil
+}
+
+// lockChanges finds what Nix says of a lock file that it would have to change:
+// that it may not, for a flake here and elsewhere, or that it has failed to fetch
+// an input that isn't locked.
+var lockChanges = regexp.MustCompile(`error: .*requires lock file changes but|error: .*cannot write modified lock file|while updating the flake input '`)
+
+func unfitLock(i Installable) error {
+	return hint.With(fmt.Errorf("the flake.lock of %s doesn't fit its flake.nix", i.Flake), lockAdvice)
 }
 
 const lockAdvice = "a put never writes a lock file: run nix flake lock where the flake is developed, and commit flake.lock"

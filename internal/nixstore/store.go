@@ -25,6 +25,7 @@ type Store struct {
 	log     io.Writer
 	realDir string   // where the files of nix.StoreDir are
 	env     []string // what Nix gets besides what environment picks
+	locks   *lockChecks
 }
 
 // Open finds Nix, and asks it for its store. Any version from 2.8 on will do.
@@ -33,7 +34,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		return nil, hint.With(errors.New("there is no nix on PATH"),
 			"building, and reading a closure from a local store, needs Nix: use an image that has it")
 	}
-	s := &Store{log: o.Log}
+	s := &Store{log: o.Log, locks: &lockChecks{made: map[string]func() error{}}}
 	if s.log == nil {
 		s.log = io.Discard
 	}
