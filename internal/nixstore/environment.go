@@ -7,11 +7,15 @@ import (
 
 // environment picks from our environment what Nix and the programs that it runs
 // (ssh, git) may know. All else stays here: above all AWS_…, which holds a
-// cache's credentials, and whatever a pipeline has put there.
+// cache's credentials, and whatever a pipeline has put there. NIX_CONFIG, which
+// may hold an access token, goes another way (Store.conf).
 func environment(ours []string) []string {
 	var theirs []string
 	for _, variable := range ours {
 		name, _, _ := strings.Cut(variable, "=")
+		if name == "NIX_CONFIG" {
+			continue
+		}
 		if slices.Contains(passed, name) || slices.ContainsFunc(passedPrefixes, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
 			theirs = append(theirs, variable)
 		}

@@ -124,7 +124,7 @@ func (s *Store) describe(ctx context.Context, i Installable) (description, error
 	}
 	var stdout bytes.Buffer
 	var said tail
-	if err := s.runEvaluation(ctx, &stdout, io.MultiWriter(s.log, &said), "nix", args...); err != nil {
+	if err := s.runTo(ctx, i.purpose(), &stdout, io.MultiWriter(s.log, &said), "nix", args...); err != nil {
 		if len(i.OverrideInputs) == 0 && lockChanges.MatchString(said.String()) {
 			return description{}, unfitLock(i)
 		}
@@ -135,6 +135,14 @@ func (s *Store) describe(ctx context.Context, i Installable) (description, error
 		return description{}, fmt.Errorf("what nix eval printed: %w", err)
 	}
 	return d, nil
+}
+
+// purpose is what Nix is started for, to evaluate the installable.
+func (i Installable) purpose() purpose {
+	if i.Flake == "" || i.Impure {
+		return toEvaluateFreely
+	}
+	return toEvaluate
 }
 
 // arguments writes the arguments as a set in Nix's language.

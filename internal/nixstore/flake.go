@@ -86,7 +86,8 @@ func (s *Store) flakeInputs(ctx context.Context, dir string) ([]string, error) {
 		(builtins.attrNames ((flake.inputs or { }) // builtins.functionArgs (flake.outputs or (_: { }))))`
 	var stdout bytes.Buffer
 	var said tail
-	err := s.runEvaluation(ctx, &stdout, &said, "nix",
+	// To Nix that is a file, which may look at the machine.
+	err := s.runTo(ctx, toAsk, &stdout, &said, "nix",
 		"--extra-experimental-features", "nix-command", "eval", "--json", "--apply", inputs, "--file", filepath.Join(dir, "flake.nix"), "--", "")
 	if err != nil {
 		if message, _ := lastError(said.String()); message != "" {

@@ -31,7 +31,7 @@ func (s *Store) runQuery(ctx context.Context, args []string) ([]byte, error) {
 	args = append([]string{"--extra-experimental-features", "nix-command", "--offline"}, args...)
 	var stdout bytes.Buffer
 	var stderr tail
-	err := s.run(ctx, &stdout, &stderr, "nix", args...)
+	err := s.runTo(ctx, toAsk, &stdout, &stderr, "nix", args...)
 	var exit *exec.ExitError
 	if errors.As(err, &exit) {
 		return nil, &queryError{strings.Join(args[3:], " "), exit, stderr.String()}

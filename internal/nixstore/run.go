@@ -17,34 +17,52 @@ import (
 // patience is how long a child that was told to end may take to do so.
 var patience = 10 * time.Second
 
-// run runs a program from PATH to its end, or to that of ctx, as described in
-// the package comment; env is added to its environment. Both writers may be nil;
-// they are not used any more when run returns. If ctx has ended the child, the
-// error is ctx's.
+// A child is what a program is started with, besides its arguments.
+type child struct {
+	stdout, stderr io.Writer // may be nil
+
+	conf  string   // what Nix reads as its first configuration file, if anything
+	netrc string   // the text of a file that is open as netrcFD, if there is one
+	env   []string // variables besides those that it gets of ours
+}
+
+// run is start for a program that needs no more than some variables.
 func run(ctx context.Context, env []string, stdout, stderr io.Writer, program string, args ...string) error {
+	return start(ctx, child{stdout: stdout, stderr: stderr, env: env}, program, args...)
+}
+
+// start runs a program from PATH to its end, or to that of ctx, as described in
+// the package comment. The writers are not used any more when it returns. If ctx
+// has ended the child, the error is ctx's.
+func start(ctx context.Context, c child, program string, args ...string) error {
 	done := make(chan error, 1)
 	go func() {
 		// The thread gives up a capability for good, so it must end with this
 		// goroutine, as locked threads do. It stays until the child has ended:
 		// the kernel takes its end for that of the parent.
 		runtime.LockOSThread()
-		done <- runOnThread(ctx, env, stdout, stderr, program, args)
+		done <- c.runOnThread(ctx, program, args)
 	}()
 	return <-done
 }
 
-func runOnThread(ctx context.Context, env []string, stdout, stderr io.Writer, program string, args []string) error {
+func (c *child) runOnThread(ctx context.Context, program string, args []string) error {
 	if err := dropPtrace(); err != nil {
 		return err
 	}
 	closeOnExec()
 	cmd := exec.CommandContext(ctx, program, args...)
-	cmd.Env = append(environment(os.Environ()), env...)
-	cmd.Stdout, cmd.Stderr = pipe(stdout), pipe(stderr)
+	cmd.Env = append(environment(os.Environ()), c.env...)
+	cmd.Stdout, cmd.Stderr = pipe(c.stdout), pipe(c.stderr)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = patience
-	err := cmd.Run()
+	closeFiles, err := c.openFiles(cmd)
+	if err != nil {
+		return err
+	}
+	err = cmd.Run()
+	closeFiles()
 	if cmd.Process != nil {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whoever is left of its group
 	}
@@ -55,6 +73,46 @@ func runOnThread(ctx context.Context, env []string, stdout, stderr io.Writer, pr
 		return ctx.Err()
 	}
 	return err
+}
+
+// openFiles opens the files that Nix reads by their descriptors: its
+// configuration, a pipe, which is empty when it has been read; and a file that
+// it may read again, which has no name and goes with the last who has it open.
+func (c *child) openFiles(cmd *exec.Cmd) (closeFiles func(), err error) {
+	if c.conf == "" {
+		return func() {}, nil
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	files := []*os.File{r, w}
+	closeFiles = func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	cmd.ExtraFiles = []*os.File{r}
+	cmd.Env = append(cmd.Env, "NIX_USER_CONF_FILES="+userConfFiles())
+	if c.netrc != "" {
+		fd, err := unix.MemfdCreate("netrc", unix.MFD_CLOEXEC)
+		if err != nil {
+			closeFiles()
+			return nil, err
+		}
+		netrc := os.NewFile(uintptr(fd), "netrc")
+		files = append(files, netrc)
+		if _, err := netrc.WriteString(c.netrc); err != nil {
+			closeFiles()
+			return nil, err
+		}
+		cmd.ExtraFiles = append(cmd.ExtraFiles, netrc)
+	}
+	go func() {
+		io.WriteString(w, c.conf) // until Nix has read it, or closeFiles
+		w.Close()
+	}()
+	return closeFiles, nil
 }
 
 // pipe hides a file, which the child would get as it is, behind a Writer, for

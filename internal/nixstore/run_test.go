@@ -107,7 +107,7 @@ func TestEnvironment(t *testing.T) {
 		"PATHOLOGICAL=x", "MY_NIX_KEY=x", "nix_key=x", "=x", "",
 	})
 	want := []string{
-		"PATH=/bin", "HOME=/", "NIX_REMOTE=daemon", "NIX_CONFIG=a = b\nc = d", "LC_ALL=C", "XDG_CACHE_HOME=/c", "https_proxy=http://p", "SSL_CERT_FILE=/f",
+		"PATH=/bin", "HOME=/", "NIX_REMOTE=daemon", "LC_ALL=C", "XDG_CACHE_HOME=/c", "https_proxy=http://p", "SSL_CERT_FILE=/f",
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"os/exec"
+	"slices"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
@@ -15,54 +16,86 @@ import (
 
 // Options say how a Store is used.
 type Options struct {
-	Log io.Writer // what evaluations and builds say, as it comes; nil to drop it
+	Log  io.Writer   // what evaluations and builds say, as it comes; nil to drop it
+	Warn func(error) // is told what a person should know before something is built; may be nil
+
+	Settings Settings
 }
 
 // A Store is the store that the Nix on PATH uses, be it by itself, through its
 // daemon, or below a directory, as NIX_REMOTE and nix.conf say. All methods may
 // be called from several goroutines.
 type Store struct {
-	log     io.Writer
-	realDir string   // where the files of nix.StoreDir are
-	env     []string // what Nix gets besides what environment picks
-	locks   *lockChecks
+	log      io.Writer
+	settings Settings
+	realDir  string      // where the files of nix.StoreDir are
+	env      []string    // what Nix gets besides what environment picks
+	isolator *isolator   // shared by all copies
+	ssh      *sshAccess  // so, too
+	locks    *lockChecks // and so
 }
 
 // Open finds Nix, and asks it for its store. Any version from 2.8 on will do.
+// The caller must close it.
 func Open(ctx context.Context, o Options) (*Store, error) {
 	if _, err := exec.LookPath("nix"); err != nil {
 		return nil, hint.With(errors.New("there is no nix on PATH"),
 			"building, and reading a closure from a local store, needs Nix: use an image that has it")
 	}
-	s := &Store{log: o.Log, locks: &lockChecks{made: map[string]func() error{}}}
+	s := &Store{
+		log: o.Log, settings: o.Settings, isolator: &isolator{warn: o.Warn}, locks: &lockChecks{made: map[string]func() error{}},
+	}
 	if s.log == nil {
 		s.log = io.Discard
+	}
+	if err := checkKeyFiles(o.Settings.Builders); err != nil {
+		return nil, err
 	}
 	out, err := s.query(ctx, [][]string{{"config", "show", "--json"}, {"show-config", "--json"}})
 	if err != nil {
 		return nil, fmt.Errorf("asking Nix for its settings: %w", err)
 	}
-	var settings struct {
-		Store struct{ Value string }
-	}
-	if err := json.Unmarshal(out, &settings); err != nil {
+	if err := json.Unmarshal(out, &s.isolator.machine); err != nil {
 		return nil, fmt.Errorf("reading Nix's settings: %w", err)
 	}
-	if s.realDir, err = realStoreDir(settings.Store.Value); err != nil {
-		return nil, hint.With(fmt.Errorf("the store %q that Nix is to use: %w", settings.Store.Value, err),
+	setting := s.isolator.machine.Store.Value
+	if s.realDir, err = realStoreDir(setting); err != nil {
+		return nil, hint.With(fmt.Errorf("the store %q that Nix is to use: %w", setting, err),
 			"set NIX_REMOTE to daemon, local, or the directory of a store")
+	}
+	s.isolator.realDir = s.realDir
+	if s.ssh, err = openSSH(&s.settings); err != nil {
+		return nil, err
 	}
 	return s, nil
 }
 
-// run runs one of Nix's programs on this store, as run does.
+// Close takes back what Nix was offered. No method may be called any more.
+func (s *Store) Close() error { return s.ssh.close() }
+
+// run runs one of Nix's programs that may build.
 func (s *Store) run(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
-	return run(ctx, s.env, stdout, stderr, program, args...)
+	return s.runTo(ctx, toBuild, stdout, stderr, program, args...)
 }
 
-// runEvaluation runs one that evaluates, which may have to fetch sources.
+// runEvaluation runs one that evaluates what can't look at the machine.
 func (s *Store) runEvaluation(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
-	return s.run(ctx, stdout, stderr, program, args...)
+	return s.runTo(ctx, toEvaluate, stdout, stderr, program, args...)
+}
+
+// runTo runs one of Nix's programs, which is told what that purpose needs.
+func (s *Store) runTo(ctx context.Context, why purpose, stdout, stderr io.Writer, program string, args ...string) error {
+	c := child{stdout: stdout, stderr: stderr, env: s.env}
+	var i Isolation
+	if why != toAsk {
+		var err error
+		if i, err = s.isolator.isolate(ctx); err != nil {
+			return err
+		}
+		c.env = append(slices.Clone(c.env), s.ssh.env()...)
+	}
+	c.conf, c.netrc = s.conf(why, i)
+	return start(ctx, c, program, args...)
 }
 
 // RealPath is where the files of a path are, whether it is there or not.

@@ -1,0 +1,137 @@
+package nixstore
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/crypto/ssh/agent"
+)
+
+// An sshAccess lets the ssh that Nix and git start log in to other machines. A
+// key never leaves this process, which signs with it as an agent: whoever gets
+// at the agent's socket may log in as long as it is there, but learns no key.
+type sshAccess struct {
+	dir      string // for us alone
+	listener net.Listener
+	options  string // for ssh
+	agent    bool   // there is one of our own
+
+	serving sync.WaitGroup
+	mu      sync.Mutex
+	conns   map[net.Conn]bool // nil once closed
+}
+
+// sshOptions make ssh fail where it would ask somebody, and notice within a
+// minute that a machine is gone.
+const sshOptions = "-oBatchMode=yes -oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=3"
+
+func openSSH(settings *Settings) (_ *sshAccess, err error) {
+	a := &sshAccess{options: strings.TrimSpace(os.Getenv("NIX_SSHOPTS") + " " + sshOptions)}
+	if settings.SSHKey.IsZero() && settings.KnownHosts == "" {
+		return a, nil
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(fmt.Errorf("preparing what ssh needs: %w", err), a.close())
+		}
+	}()
+	if a.dir, err = os.MkdirTemp("", "nixos-closure-ssh-*"); err != nil { // with mode 0700
+		return nil, err
+	}
+	if settings.KnownHosts != "" {
+		file := filepath.Join(a.dir, "known_hosts")
+		if err := os.WriteFile(file, []byte(strings.TrimSuffix(settings.KnownHosts, "\n")+"\n"), 0o600); err != nil {
+			return nil, err
+		}
+		a.options += " -oUserKnownHostsFile=" + file + " -oGlobalKnownHostsFile=/dev/null -oStrictHostKeyChecking=yes"
+	}
+	if settings.SSHKey.IsZero() {
+		return a, nil
+	}
+	keyring := agent.NewKeyring().(agent.ExtendedAgent) // as its comment says
+	if err := keyring.Add(agent.AddedKey{PrivateKey: settings.SSHKey.key}); err != nil {
+		return nil, err
+	}
+	if a.listener, err = net.Listen("unix", a.socket()); err != nil {
+		return nil, err
+	}
+	a.agent, a.conns = true, map[net.Conn]bool{}
+	a.serving.Go(func() { a.serve(readOnly{keyring}) })
+	return a, nil
+}
+
+func (a *sshAccess) socket() string { return filepath.Join(a.dir, "agent") }
+
+// A readOnly agent signs, and can't be locked or given other keys.
+type readOnly struct{ agent.ExtendedAgent }
+
+func (readOnly) Add(agent.AddedKey) error   { return errReadOnly }
+func (readOnly) Remove(ssh.PublicKey) error { return errReadOnly }
+func (readOnly) RemoveAll() error           { return errReadOnly }
+func (readOnly) Lock([]byte) error          { return errReadOnly }
+
+var errReadOnly = errors.New("this agent can't be changed")
+
+func (a *sshAccess) serve(keys agent.Agent) {
+	for {
+		conn, err := a.listener.Accept()
+		if err != nil {
+			return // it is closed
+		}
+		a.mu.Lock()
+		open := a.conns != nil
+		if open {
+			a.conns[conn] = true
+		}
+		a.mu.Unlock()
+		if !open {
+			conn.Close()
+			return
+		}
+		a.serving.Go(func() {
+			agent.ServeAgent(keys, conn) // to its end
+			conn.Close()
+			a.mu.Lock()
+			delete(a.conns, conn)
+			a.mu.Unlock()
+		})
+	}
+}
+
+// env are the variables by which Nix and git find it.
+func (a *sshAccess) env() []string {
+	env := []string{"NIX_SSHOPTS=" + a.options, "GIT_SSH_COMMAND=ssh " + a.options}
+	if a.agent {
+		env = append(env, "SSH_AUTH_SOCK="+a.socket())
+	}
+	return env
+}
+
+// close ends the agent, and leaves nothing behind.
+func (a *sshAccess) close() error {
+	if a == nil {
+		return nil
+	}
+	var err error
+	if a.listener != nil {
+		err = a.listener.Close()
+		a.mu.Lock()
+		for conn := range a.conns {
+			conn.Close()
+		}
+		a.conns = nil
+		a.mu.Unlock()
+		a.serving.Wait()
+		a.listener = nil
+	}
+	if a.dir != "" {
+		err = errors.Join(err, os.RemoveAll(a.dir))
+	}
+	return err
+}
