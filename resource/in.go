@@ -104,9 +104,13 @@ func In(ctx context.Context, step Step) (answer any, err error) {
 	}
 
 	// Fetch it, and say what it is.
+	needs := params.needs(together(closure, also))
+	if err := dest.hasRoom(needs); err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, dest.clear())
+			err = errors.Join(dest.explain(err, needs), dest.clear())
 		}
 	}()
 	if err := fetch(ctx, step.Console, from, closure, also, params, dest); err != nil {

@@ -42,6 +42,7 @@ func TestMain(m *testing.M) {
 		"out":                func() { os.Exit(Main(Out)) },
 		"dumpable-after-out": dumpableAfterOut,
 		"task":               task,
+		"without":            without,
 	})
 }
 

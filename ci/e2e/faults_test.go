@@ -68,18 +68,24 @@ func (s *storm) next(t *testing.T) nix.StorePath {
 	return s.nextSystem(t, true)
 }
 
-// fetch gets a version into a new directory, from the cache of a source.
-func (s *storm) fetch(t *testing.T, source map[string]any, v version) error {
+// fetch gets a version into a new directory, in a format, from the cache of a
+// source.
+func (s *storm) fetch(t *testing.T, source map[string]any, v version, format string) error {
 	t.Helper()
 	dir := nixtest.TempDir(t)
-	if _, err := run[put](t, s, call("in", dir, nil, map[string]any{"source": source, "version": v})); err != nil {
+	request := map[string]any{"source": source, "version": v, "params": map[string]any{"format": format}}
+	if _, err := run[put](t, s, call("in", dir, nil, request)); err != nil {
 		left, readErr := os.ReadDir(dir)
 		if readErr != nil || len(left) > 0 {
 			t.Errorf("a get that failed left %v (%v)", left, readErr)
 		}
 		return err
 	}
-	restored(t, s.nix, dir, v.Path)
+	root, err := nix.ParseStorePath(v.Path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	formats[format].judge(t, s.rig, dir, s.store.Closure(t, root), root)
 	return nil
 }
 
@@ -184,10 +190,10 @@ func TestFaults(t *testing.T) {
 			}
 			wantOperations(t, s.proxy, "check", "GetObject")
 
-			for _, source := range []map[string]any{s.follower(), s.overHTTP()} {
+			for format, source := range map[string]map[string]any{"rootfs": s.follower(), "archive": s.overHTTP()} {
 				s.proxy.PlayOnEach(fault)
-				if err := s.fetch(t, source, v); err != nil {
-					t.Error(err)
+				if err := s.fetch(t, source, v, format); err != nil {
+					t.Errorf("%s: %v", format, err)
 				}
 				wantOperations(t, s.proxy, "in", "GetObject")
 			}
@@ -257,8 +263,13 @@ func TestFaultsAtRandom(t *testing.T) {
 		versions, err := run[[]version](t, s, s.check(nil))
 		note("check", probability, err)
 		if err == nil && len(versions) > 0 {
-			note("in by s3", probability, s.fetch(t, s.follower(), versions[0]))
-			note("in by http", probability, s.fetch(t, s.overHTTP(), versions[0]))
+			for name := range formats {
+				source, by := s.follower(), "s3"
+				if len(name)%2 == 0 {
+					source, by = s.overHTTP(), "http"
+				}
+				note(name+" by "+by, probability, s.fetch(t, source, versions[0], name))
+			}
 		}
 
 		s.proxy.Play("", "", 0)

@@ -20,7 +20,6 @@ import (
 // A format is one of a get's, and how stock Nix judges what it has left, in dir,
 // of a root whose closure is what is wanted.
 type format struct {
-	name  string
 	judge func(t testing.TB, r *rig, dir string, want []nix.PathInfo, root nix.StorePath)
 
 	// What, by its name alone, can be taken for a result of this format. Where
@@ -28,11 +27,11 @@ type format struct {
 	result string
 }
 
-var formats = []format{
-	{"rootfs", judgeRootfs, ""},
-	{"cache", judgeCache, ""},
-	{"result", judgeResult, "result"},
-	{"archive", judgeArchive, "closure.tar.gz"},
+var formats = map[string]format{
+	"rootfs":  {judgeRootfs, ""},
+	"cache":   {judgeCache, ""},
+	"result":  {judgeResult, "result"},
+	"archive": {judgeArchive, "closure.tar.gz"},
 }
 
 func judgeRootfs(t testing.TB, r *rig, dir string, want []nix.PathInfo, root nix.StorePath) {
@@ -89,11 +88,11 @@ func testKilledIn(t *testing.T, cache place) {
 	root := r.nextSystem(t, false)
 	v := must[put](t)(answer[put](r.out(root))).Version
 	want := r.store.Closure(t, root)
-	for _, f := range formats {
-		t.Run(f.name, func(t *testing.T) {
+	for name, f := range formats {
+		t.Run(name, func(t *testing.T) {
 			get := func(kill func(func())) (dir string) {
 				dir = nixtest.TempDir(t)
-				cmd := r.get(dir, v, f.name)
+				cmd := r.get(dir, v, name)
 				if err := cmd.Start(); err != nil {
 					t.Fatal(err)
 				}

@@ -60,7 +60,7 @@ func TestWebServerWithLogin(t *testing.T) {
 			t.Errorf("check with %s: %v", name, err)
 		}
 		s.proxy.PlayOnEach(faultproxy.TruncatedAnswer)
-		if err := s.fetch(t, words, v); may != (err == nil) {
+		if err := s.fetch(t, words, v, "rootfs"); may != (err == nil) {
 			t.Errorf("in with %s: %v", name, err)
 		}
 	}

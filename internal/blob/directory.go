@@ -31,6 +31,8 @@ import (
 // so writers of several processes exclude one another for the length of a
 // rename, and whatever kills one leaves behind no lock, and at most a
 // temporary file, which nobody lists and which a writer removes a day later.
+// (Where there are no hard links, what must not be there yet is kept apart by
+// that lock alone.)
 // What is written is synced to disk before it is visible.
 //
 // The ETag of a file of up to 1 MiB is the hash of its contents. A larger one
@@ -226,8 +228,11 @@ func publish(root *os.Root, temporary, key string, opts PutOptions) error {
 	switch {
 	case opts.IfAbsent:
 		err = root.Link(temporary, key)
-		if errors.Is(err, fs.ErrExist) {
+		switch {
+		case errors.Is(err, fs.ErrExist):
 			err = ErrPrecondition
+		case errors.Is(err, syscall.EPERM), errors.Is(err, syscall.EOPNOTSUPP), errors.Is(err, syscall.ENOSYS):
+			err = renameIfAbsent(root, temporary, key)
 		}
 	case opts.IfMatch != "":
 		if err := matches(root, key, opts.IfMatch); err != nil {
@@ -241,6 +246,19 @@ func publish(root *os.Root, temporary, key string, opts PutOptions) error {
 		return err
 	}
 	return dir.Sync()
+}
+
+// renameIfAbsent is for file systems without hard links. The lock on the
+// directory keeps other writers of ours from coming in between.
+func renameIfAbsent(root *os.Root, temporary, key string) error {
+	_, err := root.Lstat(key)
+	switch {
+	case err == nil:
+		return ErrPrecondition
+	case errors.Is(err, fs.ErrNotExist):
+		return root.Rename(temporary, key)
+	}
+	return err
 }
 
 // lock waits until no other process and no other goroutine has a lock on dir,
