@@ -149,6 +149,9 @@ func (p *publisher) made(ctx context.Context, d nixstore.Derivation) (*cache.Clo
 		return nil, nil
 	}
 	closures, err := p.here.Closures(ctx, []nix.StorePath{d.OutPath})
+	if closures[d.OutPath] != nil {
+		p.targets[len(p.targets)-1].known = closures[d.OutPath] // most often, it is where the pointer leads
+	}
 	return closures[d.OutPath], err
 }
 

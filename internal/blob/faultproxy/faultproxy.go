@@ -56,6 +56,7 @@ type Proxy struct {
 
 	mutex       sync.Mutex
 	operations  []string
+	requests    []string
 	fault       Fault
 	operation   string
 	times       int
@@ -112,11 +113,22 @@ func (p *Proxy) Operations() []string {
 	return operations
 }
 
+// Requests returns, and forgets, what was asked for: each operation with the path
+// of its URL.
+func (p *Proxy) Requests() []string {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	requests := p.requests
+	p.requests = nil
+	return requests
+}
+
 // next returns the fault to play on the next request, if any.
-func (p *Proxy) next(operation string) Fault {
+func (p *Proxy) next(operation, path string) Fault {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	p.operations = append(p.operations, operation)
+	p.requests = append(p.requests, operation+" "+path)
 	if p.random != nil && p.random.Float64() < p.probability {
 		return Faults[p.random.IntN(len(Faults))]
 	}
@@ -157,7 +169,7 @@ func Operation(r *http.Request) string {
 // ServeHTTP implements http.Handler.
 func (p *Proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	operation := Operation(r)
-	fault := p.next(operation)
+	fault := p.next(operation, r.URL.Path)
 	var answer *http.Response
 	switch fault {
 	case "", LostAnswer, StalledAnswer, TruncatedAnswer:
