@@ -60,6 +60,12 @@ func (c *Console) Warn(format string, args ...any) {
 	c.line("warning: ", yellow, fmt.Sprintf(format, args...))
 }
 
+// Caution warns of an error, with the advice it carries.
+func (c *Console) Caution(err error) {
+	c.Warn("%v", err)
+	c.advise(err)
+}
+
 // Fail prints an error with the advice it carries.
 func (c *Console) Fail(err error) {
 	if many, ok := err.(mistakes); ok {
@@ -69,6 +75,10 @@ func (c *Console) Fail(err error) {
 		return
 	}
 	c.line("error: ", red, err.Error())
+	c.advise(err)
+}
+
+func (c *Console) advise(err error) {
 	for _, advice := range hint.Of(err) {
 		c.line("hint: ", cyan, advice)
 	}

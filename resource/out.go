@@ -135,6 +135,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 		Step: step, source: &source, store: store, here: to, inputs: inputs, params: params, ifGeneration: ifGeneration,
 		targets: append(source.trails(store, to, params.To), trail),
 	}
+	defer p.close()
 	if err := p.look(ctx); err != nil {
 		return nil, err
 	}

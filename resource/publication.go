@@ -17,6 +17,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/substituter"
 )
 
 // A publication is a closure that a put makes a generation of, and what the
@@ -41,6 +42,9 @@ type publisher struct {
 	params       OutParams
 	ifGeneration *uint64
 	targets      []*trail // the pointers to move, the source's last
+
+	local  *nixstore.Store     // once it was needed
+	server *substituter.Server // of caches to its Nix
 }
 
 // prepare returns what is to be published, having built it if need be. The
@@ -85,11 +89,6 @@ func (p *publisher) root() (nix.StorePath, error) {
 		err = fmt.Errorf("params.store_path: %w", err)
 	}
 	return root, err
-}
-
-// openLocal opens the local store, with what the source says of Nix.
-func (p *publisher) openLocal(ctx context.Context) (*nixstore.Store, error) {
-	return nixstore.Open(ctx, nixstore.Options{Log: p.Console})
 }
 
 // installable is what the params say that Nix is to evaluate.

@@ -14,6 +14,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
@@ -30,10 +31,12 @@ type Source struct {
 	PointerSigningKeys []nix.SecretKey
 	PointerPublicKeys  nix.Keys // trusted for the pointer
 
-	Substituters []substituter
+	Substituters []furtherCache
 	From         origin        // of promotions
 	ExpiresAfter time.Duration // 0: a generation doesn't expire
 	Provenance   disclosure
+
+	Nix nixstore.Settings // of what a put builds, without its caches
 }
 
 // decodeSource takes the source of a request.
@@ -54,6 +57,7 @@ func decodeSource(r *request) Source {
 		ExpiresAfter:       parsed(o, "expires_after", parseLifetime),
 		Provenance:         cmp.Or(parsed(o, "provenance", parseDisclosure), full),
 	}
+	s.Nix = decodeNix(o, s.Access.Netrc)
 	s.fillInKeys()
 	s.Substituters = decodeSubstituters(o, s.PublicKeys)
 	s.From = decodeOrigin(o, &s)

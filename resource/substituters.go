@@ -15,8 +15,8 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
-// A substituter is a further cache that a closure may be completed from.
-type substituter struct {
+// A furtherCache is a substituter, a cache that a closure may be completed from.
+type furtherCache struct {
 	Cache       cacheURL
 	Credentials blob.Config
 	PublicKeys  nix.Keys // trusted for its paths
@@ -29,13 +29,13 @@ const nixosKey = "cache.nixos.org-1:6NCHdD59X431o0gWypbMrAURkbJ16ZPMQFGspcDShjY=
 // decodeSubstituters takes substituters, a list of URLs or of objects with a
 // URL, keys and credentials, and skip_upstream, a list of URLs. Those that name
 // no keys are judged by the source's.
-func decodeSubstituters(o *object, trusted nix.Keys) []substituter {
-	var list []substituter
+func decodeSubstituters(o *object, trusted nix.Keys) []furtherCache {
+	var list []furtherCache
 	for i, raw := range o.list("substituters") {
 		key := fmt.Sprintf("substituters[%d]", i)
 		entry := o.element(key, raw, "url")
 		entry.require("url", "the URL of a cache as in nix.conf")
-		s := substituter{
+		s := furtherCache{
 			Cache:       parsed(entry, "url", parseCacheURL),
 			Credentials: decodeAccess(entry),
 			PublicKeys:  keys(entry, "trusted_public_keys", nix.ParsePublicKey),
@@ -49,12 +49,12 @@ func decodeSubstituters(o *object, trusted nix.Keys) []substituter {
 			o.failWith("skip_upstream", err)
 			continue
 		}
-		i := slices.IndexFunc(list, func(s substituter) bool {
+		i := slices.IndexFunc(list, func(s furtherCache) bool {
 			return s.Cache.store != nil && s.Cache.store.String() == u.store.String()
 		})
 		if i < 0 {
 			i = len(list)
-			list = append(list, substituter{Cache: u})
+			list = append(list, furtherCache{Cache: u})
 		}
 		list[i].Skip = true
 	}
@@ -74,8 +74,8 @@ func decodeSubstituters(o *object, trusted nix.Keys) []substituter {
 	return list
 }
 
-// open returns the substituter, with the source's word on signatures.
-func (s *substituter) open(ctx context.Context, requireSigs bool) (*cache.Cache, error) {
+// open returns the cache, with the source's word on signatures.
+func (s *furtherCache) open(ctx context.Context, requireSigs bool) (*cache.Cache, error) {
 	store, err := blob.Open(ctx, s.Cache.store, s.Credentials)
 	if err != nil {
 		return nil, fmt.Errorf("source.substituters: %w", err)

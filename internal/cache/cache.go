@@ -80,6 +80,9 @@ func New(store blob.Store, config Config) *Cache {
 // String is the cache's URL, for messages.
 func (c *Cache) String() string { return c.store.String() }
 
+// Substituters are the further caches that closures may be completed from.
+func (c *Cache) Substituters() []*Cache { return slices.Clone(c.config.Substituters) }
+
 const (
 	infoKey      = "nix-cache-info"
 	maxInfoSize  = 64 << 10

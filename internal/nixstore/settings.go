@@ -2,8 +2,11 @@ package nixstore
 
 import (
 	"fmt"
+	"net"
+	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -89,6 +92,29 @@ func (s *Store) conf(why purpose, i Isolation) (conf, netrc string) {
 		}
 	}
 	return b.String(), netrc
+}
+
+// direct are the variables that keep a proxy from between Nix and substituters
+// on this machine.
+func (s *Settings) direct() []string {
+	var hosts []string
+	for _, substituter := range s.Substituters {
+		if u, err := url.Parse(substituter); err == nil && !slices.Contains(hosts, u.Hostname()) && net.ParseIP(u.Hostname()).IsLoopback() {
+			hosts = append(hosts, u.Hostname())
+		}
+	}
+	if len(hosts) == 0 {
+		return nil
+	}
+	var env []string
+	for _, name := range []string{"no_proxy", "NO_PROXY"} {
+		before := os.Getenv(name)
+		if before == "" {
+			before = os.Getenv(strings.ToUpper(name)) // which counts where the other is missing
+		}
+		env = append(env, name+"="+strings.Trim(before+","+strings.Join(hosts, ","), ","))
+	}
+	return env
 }
 
 // The descriptors that a process of Nix may get.

@@ -92,7 +92,7 @@ func (s *Store) runTo(ctx context.Context, why purpose, stdout, stderr io.Writer
 		if i, err = s.isolator.isolate(ctx); err != nil {
 			return err
 		}
-		c.env = append(slices.Clone(c.env), s.ssh.env()...)
+		c.env = append(slices.Clone(c.env), append(s.ssh.env(), s.settings.direct()...)...)
 	}
 	c.conf, c.netrc = s.conf(why, i)
 	return start(ctx, c, program, args...)
