@@ -1,6 +1,7 @@
 package resource
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 )
 
 // A Console is where people read: a build's log in Concourse, a terminal, or a
@@ -66,7 +68,8 @@ func (c *Console) Caution(err error) {
 	c.advise(err)
 }
 
-// Fail prints an error with the advice it carries.
+// Fail prints an error with the advice it carries; of a build that has failed,
+// the end of its log, too.
 func (c *Console) Fail(err error) {
 	if many, ok := err.(mistakes); ok {
 		for _, err := range many {
@@ -74,13 +77,38 @@ func (c *Console) Fail(err error) {
 		}
 		return
 	}
+	var build *nixstore.BuildError
+	if errors.As(err, &build) {
+		for _, f := range build.Failed {
+			c.logOf(f)
+		}
+	}
 	c.line("error: ", red, err.Error())
 	c.advise(err)
+	if build != nil {
+		for _, f := range build.Failed {
+			if len(f.LastLines) > 0 {
+				c.line("hint: ", cyan, fmt.Sprintf("nix log %s shows all that it said", f.Derivation))
+			}
+		}
+	}
 }
 
 func (c *Console) advise(err error) {
 	for _, advice := range hint.Of(err) {
 		c.line("hint: ", cyan, advice)
+	}
+}
+
+// logOf prints how the log of a failed build ended, all of it in the colour of an
+// error.
+func (c *Console) logOf(f nixstore.Failure) {
+	if len(f.LastLines) == 0 {
+		return
+	}
+	c.line("the log of "+f.Derivation.Name()+" ends:", red, "")
+	for _, line := range f.LastLines {
+		c.line("  "+printable(line), red, "")
 	}
 }
 
@@ -109,18 +137,23 @@ func (c *Console) overwrite(text string) {
 // line prints a line, its label in colour. What a text quotes may come from
 // anywhere, so it doesn't get to control a terminal.
 func (c *Console) line(label, colour, text string) {
-	text = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) && r != '\n' && r != '\t' {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, text)
+	text = printable(text)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.live && label != "" {
 		label = colour + label + plain
 	}
 	io.WriteString(c.w, c.erase()+c.startLine()+label+text+"\n")
+}
+
+// printable is a text without what controls a terminal.
+func printable(text string) string {
+	return strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) && r != '\n' && r != '\t' {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, text)
 }
 
 // erase returns what removes the line of progress, if one stands there.

@@ -11,6 +11,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 )
 
 func speak(c *Console) {
@@ -26,12 +28,19 @@ func speak(c *Console) {
 		hint.With(errors.New("first"), "do this"),
 		fmt.Errorf("second: %w", errors.New("reason")),
 	})
+	c.Fail(fmt.Errorf("web-1: %w", &nixstore.BuildError{Failed: []nixstore.Failure{
+		{Derivation: failing, Reason: "builder failed with exit code 1", LastLines: []string{"checking", "no\x1b[2J good"}},
+	}}))
 }
+
+var failing, _ = nix.ParseStorePath("/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nginx.drv")
 
 func TestConsolePlain(t *testing.T) {
 	var b strings.Builder
 	speak(&Console{w: &b})
-	want := "building\nsaid 1\nwarning: odd�[2J�\nerror: first\nhint: do this\nerror: second: reason\n"
+	want := "building\nsaid 1\nwarning: odd�[2J�\nerror: first\nhint: do this\nerror: second: reason\n" +
+		"the log of nginx.drv ends:\n  checking\n  no�[2J good\nerror: web-1: " + failing.String() + " can't be built: builder failed with exit code 1\n" +
+		"hint: nix log " + failing.String() + " shows all that it said\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -52,6 +61,11 @@ func TestConsoleLive(t *testing.T) {
 		red + "error: " + plain + "first\n",
 		cyan + "hint: " + plain + "do this\n",
 		red + "error: " + plain + "second: reason\n",
+		red + "the log of nginx.drv ends:" + plain + "\n",
+		red + "  checking" + plain + "\n",
+		red + "  no�[2J good" + plain + "\n",
+		red + "error: " + plain + "web-1: " + failing.String() + " can't be built: builder failed with exit code 1\n",
+		cyan + "hint: " + plain + "nix log " + failing.String() + " shows all that it said\n",
 	}, "")
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)

@@ -246,8 +246,11 @@ func contained(rootfs string, command []string) *exec.Cmd {
 // condition is what a script may ask: [container], whether this machine gives
 // us namespaces to make one in.
 func condition(name string) (bool, error) {
-	if name != "container" {
-		return false, fmt.Errorf("unknown condition %s", name)
+	switch name {
+	case "container":
+		return contained("/", []string{"/bin/true"}).Run() == nil, nil
+	case "mount":
+		return os.Geteuid() == 0 && exec.Command("unshare", "--mount", "mount", "-t", "tmpfs", "none", "/mnt").Run() == nil, nil
 	}
-	return contained("/", []string{"/bin/true"}).Run() == nil, nil
+	return false, fmt.Errorf("unknown condition %s", name)
 }

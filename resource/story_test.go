@@ -88,6 +88,7 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 			"moves":    cmdMoves,
 			"publish":  cmdPublish,
 			"serves":   cmdServes,
+			"small":    cmdSmall,
 			"stalled":  cmdStalled,
 			"stalls":   cmdStalls,
 			"tamper":   cmdTamper,
@@ -386,6 +387,16 @@ func cmdCheckout(ts *testscript.TestScript, neg bool, args []string) {
 	if os.Geteuid() == 0 {
 		ts.Check(ts.Exec("chown", "-R", "4711", dir))
 	}
+}
+
+// cmdSmall makes a directory that has room for so many bytes.
+//
+//	small DIRECTORY BYTES
+func cmdSmall(ts *testscript.TestScript, neg bool, args []string) {
+	dir := ts.MkAbs(args[0])
+	ts.Check(os.Mkdir(dir, 0o755))
+	ts.Check(unix.Mount("none", dir, "tmpfs", 0, "size="+args[1]))
+	ts.Defer(func() { unix.Unmount(dir, unix.MNT_DETACH) })
 }
 
 // cmdFill makes a file of so many bytes.

@@ -21,6 +21,7 @@ type buildLog struct {
 	running    map[uint64]*build
 	ended      []*build // the last ones
 	errors     []string
+	diskFull   bool // or so somebody has said
 }
 
 // A build is that of one derivation.
@@ -52,6 +53,9 @@ func (l *buildLog) Write(p []byte) (int, error) {
 }
 
 func (l *buildLog) line(line string) {
+	if diskFull.MatchString(line) {
+		l.diskFull = true
+	}
 	text, ok := strings.CutPrefix(line, "@nix ")
 	var e event
 	if !ok || json.Unmarshal([]byte(text), &e) != nil {
@@ -78,13 +82,19 @@ func (l *buildLog) line(line string) {
 		l.ended = l.ended[max(0, len(l.ended)-keptBuilds):]
 		delete(l.running, e.ID)
 	case e.Action == "result" && e.Type == resultLogLine:
-		b := l.running[e.ID]
-		if b == nil {
-			fmt.Fprintln(l.w, e.field(0))
-			return
-		}
-		fmt.Fprintf(l.w, "%s> %s\n", strings.TrimSuffix(b.derivation.Name(), ".drv"), e.field(0))
-		b.lastLines = append(b.lastLines, e.field(0)[:min(len(e.field(0)), keptBytes)])
+		l.say(l.running[e.ID], binary.ReplaceAllString(e.field(0), " "))
+	}
+}
+
+// say passes on a line that a build has said.
+func (l *buildLog) say(b *build, line string) {
+	if b == nil {
+		fmt.Fprintln(l.w, line)
+		return
+	}
+	fmt.Fprintf(l.w, "%s> %s\n", strings.TrimSuffix(b.derivation.Name(), ".drv"), line)
+	if line = strings.TrimRight(colours.ReplaceAllString(line, ""), " "); line != "" {
+		b.lastLines = append(b.lastLines, line[:min(len(line), keptBytes)])
 		b.lastLines = b.lastLines[max(0, len(b.lastLines)-keptLines):]
 	}
 }
@@ -114,6 +124,13 @@ const (
 	activityBuild = 105
 	resultLogLine = 101
 )
+
+// diskFull matches the words of the C library, and of SQLite.
+var diskFull = regexp.MustCompile("No space left on device|database or disk is full")
+
+// binary matches what Nix's own builder says to programs: records, in 2.8, whose
+// fields end in zeros.
+var binary = regexp.MustCompile("[\x00-\x08]+")
 
 var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
 

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
@@ -17,7 +18,7 @@ import (
 // What Nix and the builders say goes to the log as it comes.
 //
 // The paths are in the order of the derivations. One that fails doesn't stop
-// the others: then the error is a *BuildError, and the path of each that failed
+// the others: then the error wraps a *BuildError, and the path of each that failed
 // is zero.
 func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.StorePath, error) {
 	args := []string{"--realise", "--keep-going", "--log-format", "internal-json"}
@@ -47,6 +48,9 @@ func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.S
 		if paths[i].IsZero() {
 			failure.Missing = append(failure.Missing, d)
 		}
+	}
+	if log.diskFull {
+		return paths, hint.With(failure, "the disk of the Nix store is full: that of a put is its worker's")
 	}
 	return paths, failure
 }
