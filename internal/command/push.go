@@ -10,20 +10,22 @@ import (
 )
 
 func newPush(a *app) *cobra.Command {
-	var file, attribute, closure string
+	var closure string
+	var r recipe
 	var p publication
 	cmd := &cobra.Command{
 		Use:   "push [PATH]",
 		Short: "Push a closure to the cache and move the pointer to it",
 		Long: `Push a closure to the cache, as far as it isn't there, and move the pointer to it.
 PATH is a store path, or a symlink or file that leads to one, such as result. With
---file, a Nix expression is built first. With --closure, it is taken from a binary
+--flake or --file, that is evaluated and, unless the cache has it, built first; of a
+flake, without more words, the host that has the pointer's name. With --closure, it is taken from a binary
 cache or a store in a directory, or a tar of either; no Nix is needed for that, and
 PATH says which closure it is, if there are several.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
 			params := map[string]any{}
-			for key, name := range map[string]string{"file": file, "closure": closure, "store_path": strings.Join(args, "")} {
+			for key, name := range map[string]string{"closure": closure, "store_path": strings.Join(args, "")} {
 				if name == "" {
 					continue
 				}
@@ -31,18 +33,17 @@ PATH says which closure it is, if there are several.`,
 					return err
 				}
 			}
-			if len(params) == 0 {
-				return misuse{hint.With(errors.New("what is to be pushed?"), "name a store path or a symlink to one, --file or --closure")}
+			if err := r.addTo(params); err != nil {
+				return err
 			}
-			if attribute != "" {
-				params["attribute"] = attribute
+			if len(params) == 0 {
+				return misuse{hint.With(errors.New("what is to be pushed?"), "name a store path or a symlink to one, --flake, --file or --closure")}
 			}
 			return a.publish(cmd.Context(), p, params)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringVarP(&file, "file", "f", "", "a Nix expression `file` to build")
-	flags.StringVarP(&attribute, "attribute", "A", "", "the `attribute` of it")
+	r.addFlags(flags)
 	flags.StringVar(&closure, "closure", "", "a `directory` or tar that holds the closure")
 	p.addFlags(flags)
 	return cmd
