@@ -594,7 +594,10 @@ func TestBuild(t *testing.T) {
 	if err == nil {
 		t.Error("the task is green, though a host failed")
 	}
-	contains(t, out, "error: failed: broken", "building '/nix/store/")
+	contains(t, out, "building '/nix/store/")
+	if !strings.HasSuffix(out, "error: failed: 1 of 3 hosts: broken\n") {
+		t.Errorf("the host that failed isn't named at the end:\n%s", out)
+	}
 	for _, host := range []string{"web-1", "web-2"} {
 		path := string(read(t, k.path("paths/"+host)))
 		contains(t, path, "-nixos-system-"+host+"-25.05\n")

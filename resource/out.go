@@ -18,6 +18,7 @@ import (
 // and Path or PathFrom is set; but a Closure may have its root named by the latter.
 type OutParams struct {
 	recipe
+	hosts                  // of the recipe, if there are to be several
 	Closure  string        // what an earlier step has handed over
 	Path     nix.StorePath // in the local store, the cache or the Closure
 	PathFrom string        // what in the inputs leads to a store path
@@ -36,6 +37,7 @@ func decodeOutParams(r *request) OutParams {
 	defer o.finish()
 	p := OutParams{
 		recipe:       decodeRecipe(o),
+		hosts:        decodeHosts(o),
 		Closure:      parsed(o, "closure", parseInput),
 		Promote:      parsed(o, "promote", parseInput),
 		AllowOlder:   o.flag("allow_older", false),
@@ -136,6 +138,9 @@ func Out(ctx context.Context, step Step) (any, error) {
 		targets: append(source.trails(store, to, params.To), trail),
 	}
 	defer p.close()
+	if params.hosts.are() {
+		return p.publishFleet(ctx, upstreams)
+	}
 	if err := p.look(ctx); err != nil {
 		return nil, err
 	}
@@ -162,9 +167,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 
 	// Move the pointers, and say so.
 	outcomes, err := p.move(ctx, pub, pushed)
-	if releaseErr := pushed.Release(ctx); releaseErr != nil {
-		step.Console.Warn("the lease of this push stays in the cache: %v", releaseErr)
-	}
+	p.release(ctx, pushed)
 	if err != nil {
 		return nil, err
 	}
@@ -180,9 +183,20 @@ func Out(ctx context.Context, step Step) (any, error) {
 	return Answer{versionOf(newest), metadata}, nil
 }
 
+// release gives up the leases of a push.
+func (p *publisher) release(ctx context.Context, pushed *cache.Pushed) {
+	if err := pushed.Release(ctx); err != nil {
+		p.Console.Warn("a lease of this push stays in the cache: %v", err)
+	}
+}
+
 // push pushes a closure, and tells a person how that goes.
 func push(ctx context.Context, console *Console, to *cache.Cache, req cache.PushRequest) (*cache.Pushed, error) {
-	console.Say("pushing the closure of %s (%s) to %s", req.Root, amount(len(req.Infos), narSize(req.Infos)), to)
+	what := "the closure of " + req.Root.String()
+	if n := len(req.Also); n > 0 {
+		what = count(n+1, "closure")
+	}
+	console.Say("pushing %s (%s) to %s", what, amount(len(req.Infos), narSize(req.Infos)), to)
 	req.Meter = new(cache.Meter)
 	stop := drawProgress(console, "pushing", req.Meter)
 	pushed, err := to.Push(ctx, req)

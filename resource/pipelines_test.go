@@ -8,7 +8,6 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 
@@ -81,20 +80,6 @@ func TestCheckPipeline(t *testing.T) {
 	}
 }
 
-// toCome are the params of puts that the examples use already, and that the
-// programs have yet to learn.
-var toCome = []string{"all"}
-
-func TestToCome(t *testing.T) {
-	r := &request{fields: map[string]json.RawMessage{"params": json.RawMessage(`{"?": 1}`)}}
-	decodeOutParams(r)
-	for _, key := range knownKeys(r.err()) {
-		if slices.Contains(toCome, key) {
-			t.Errorf("%s has come: let the examples that use it be checked", key)
-		}
-	}
-}
-
 // checkPipeline decodes a pipeline's sources and params of this resource type
 // as the programs do. It may leave out its resources: then those are ours that
 // are called web-….
@@ -136,7 +121,7 @@ func checkPipeline(t *testing.T, pipeline string) error {
 			}
 		}
 		if name := step["put"]; name != nil && isOurs(name) {
-			if err := decoded(params, func(r *request) { decodeOutParams(r) }); err != nil && !usesWhatIsToCome(step["params"]) {
+			if err := decoded(params, func(r *request) { decodeOutParams(r) }); err != nil {
 				errs = append(errs, fmt.Errorf("put %s: %w", name, err))
 			}
 			if err := decoded(map[string]any{"params": step["get_params"]}, func(r *request) { decodeInParams(r) }); err != nil {
@@ -148,15 +133,6 @@ func checkPipeline(t *testing.T, pipeline string) error {
 		}
 	})
 	return errors.Join(errs...)
-}
-
-func usesWhatIsToCome(params any) bool {
-	for key := range params.(map[string]any) {
-		if slices.Contains(toCome, key) {
-			return true
-		}
-	}
-	return false
 }
 
 // interpolate fills in a pipeline's variables, each by its name.

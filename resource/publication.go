@@ -74,9 +74,16 @@ func (p *publisher) prepare(ctx context.Context) (*publication, error) {
 			return nil, errors.Join(err, pub.close())
 		}
 	}
-	pub.details.Message = p.params.Message
-	pub.details.Revision = revisionOf(p.inputs.dir, cmp.Or(p.params.checkout(), p.params.Closure, filepath.Dir(p.params.PathFrom)))
+	pub.details = p.details()
 	return pub, nil
+}
+
+// details are what the params say of what is published.
+func (p *publisher) details() pointer.Details {
+	return pointer.Details{
+		Message:  p.params.Message,
+		Revision: revisionOf(p.inputs.dir, cmp.Or(p.params.checkout(), p.params.Closure, filepath.Dir(p.params.PathFrom))),
+	}
 }
 
 // root is the store path that the params name, if they do.

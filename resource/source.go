@@ -40,11 +40,17 @@ type Source struct {
 }
 
 // decodeSource takes the source of a request.
-func decodeSource(r *request) Source {
+func decodeSource(r *request) Source { return decodeSourceOf(r, true) }
+
+// decodeSourceOf takes the source of a request that is about one pointer, or one
+// that need not name any.
+func decodeSourceOf(r *request, onePointer bool) Source {
 	o := r.object("source")
 	defer o.finish()
 	o.require("cache", "the URL of a cache as in nix.conf: s3://bucket?region=eu-central-1, https://cache.example.org or file:///srv/cache")
-	o.require("pointer", "the name of what is to run one closure after the other, such as a host's: pointer: web-1")
+	if onePointer {
+		o.require("pointer", "the name of what is to run one closure after the other, such as a host's: pointer: web-1")
+	}
 	s := Source{
 		Cache:              parsed(o, "cache", parseCacheURL),
 		Pointer:            parsed(o, "pointer", pointer.ParseName),

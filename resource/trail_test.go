@@ -22,20 +22,20 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
-// A fleet is a cache with systems in it, each of a version of nginx.
-type fleet struct {
+// A place is a cache with systems in it, each of a version of nginx.
+type place struct {
 	t      *testing.T
 	store  blob.Store
 	source Source
 	log    strings.Builder
 }
 
-func newFleet(t *testing.T) *fleet {
+func newPlace(t *testing.T) *place {
 	secret, err := nix.ParseSecretKey(nixtest.NewKey(t, "cache.example.org-1").Secret)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &fleet{t: t, store: blob.NewMemory(), source: Source{
+	return &place{t: t, store: blob.NewMemory(), source: Source{
 		Pointer: "web-1", RequireSigs: true,
 		SigningKeys: []nix.SecretKey{secret}, PointerSigningKeys: []nix.SecretKey{secret},
 		PublicKeys: nix.Keys{secret.Public()}, PointerPublicKeys: nix.Keys{secret.Public()},
@@ -43,7 +43,7 @@ func newFleet(t *testing.T) *fleet {
 }
 
 // system pushes the system with a version of nginx.
-func (f *fleet) system(version string) *cache.Closure {
+func (f *place) system(version string) *cache.Closure {
 	f.t.Helper()
 	dir := greetings(f.t.TempDir())
 	var infos []nix.PathInfo
@@ -75,7 +75,7 @@ func (f *fleet) system(version string) *cache.Closure {
 }
 
 // look is a trail that was looked at.
-func (f *fleet) look() *trail {
+func (f *place) look() *trail {
 	f.t.Helper()
 	from, _, err := f.source.cache(f.t.Context(), f.store)
 	if err != nil {
@@ -90,7 +90,7 @@ func (f *fleet) look() *trail {
 
 // move moves a pointer as a put would, and returns what the generation that it
 // leads to says of changes.
-func (f *fleet) move(trail *trail, closure *cache.Closure, ifGeneration *uint64) (string, error) {
+func (f *place) move(trail *trail, closure *cache.Closure, ifGeneration *uint64) (string, error) {
 	f.log.Reset()
 	outcome, _, err := trail.move(f.t.Context(), NewConsole(&f.log, func(string) string { return "" }), pointer.Proposal{
 		Path: closure.Root, System: "x86_64-linux", NarHash: closure.RootInfo().NarHash, IfGeneration: ifGeneration,
@@ -98,7 +98,7 @@ func (f *fleet) move(trail *trail, closure *cache.Closure, ifGeneration *uint64)
 	return outcome.Generation.Details.Changes, err
 }
 
-func (f *fleet) mustMove(trail *trail, closure *cache.Closure) string {
+func (f *place) mustMove(trail *trail, closure *cache.Closure) string {
 	f.t.Helper()
 	changed, err := f.move(trail, closure, nil)
 	if err != nil {
@@ -108,7 +108,7 @@ func (f *fleet) mustMove(trail *trail, closure *cache.Closure) string {
 }
 
 // changes are what the cache says that each generation has changed.
-func (f *fleet) changes() []string {
+func (f *place) changes() []string {
 	f.t.Helper()
 	var summaries []string
 	for number := uint64(1); ; number++ {
@@ -124,7 +124,7 @@ func (f *fleet) changes() []string {
 }
 
 func TestMoveTellsWhatChanges(t *testing.T) {
-	f := newFleet(t)
+	f := newPlace(t)
 	for _, step := range []struct{ version, want string }{
 		{"1.28.0", ""},
 		{"1.28.1", "nginx: 1.28.0 → 1.28.1"},
@@ -143,7 +143,7 @@ func TestMoveTellsWhatChanges(t *testing.T) {
 // A put that moves nothing is four requests, with the two that look where the
 // pointer is and leads to.
 func TestMoveAsksLittle(t *testing.T) {
-	f := newFleet(t)
+	f := newPlace(t)
 	one, two := f.system("1"), f.system("2")
 	f.mustMove(f.look(), one)
 	rec := &recorder{Store: f.store}
@@ -196,7 +196,7 @@ func (r *recorder) Put(ctx context.Context, key string, body io.Reader, opts blo
 // What is signed is compared with the generation that is replaced, also if that
 // is another one than when the put began.
 func TestMoveAfterOthers(t *testing.T) {
-	f := newFleet(t)
+	f := newPlace(t)
 	one, two, three := f.system("1"), f.system("2"), f.system("3")
 	f.mustMove(f.look(), one)
 	slow, stubborn, late := f.look(), f.look(), f.look()
@@ -232,7 +232,7 @@ func (s readOnlyBelow) Put(ctx context.Context, key string, body io.Reader, opts
 // A put that was cut short before it wrote what changed is finished by the next
 // one. Not to be allowed to write it is no reason to fail.
 func TestMoveFinishesWhatIsMissing(t *testing.T) {
-	f := newFleet(t)
+	f := newPlace(t)
 	one, two := f.system("1"), f.system("2")
 	whole := f.store
 	f.store = readOnlyBelow{whole, "changes/"}
@@ -258,7 +258,7 @@ func TestMoveFinishesWhatIsMissing(t *testing.T) {
 // If the closure before is damaged, what changes can't be told; that is said,
 // and no more.
 func TestMoveFromWhatIsGone(t *testing.T) {
-	f := newFleet(t)
+	f := newPlace(t)
 	one, two := f.system("1"), f.system("2")
 	f.mustMove(f.look(), one)
 	for info, err := range f.store.List(t.Context(), "") {

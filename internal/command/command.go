@@ -88,7 +88,7 @@ meanwhile or has a newer promotion.`,
 	a.settings.addFlags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "print JSON instead of tables")
 	root.AddCommand(
-		newPush(a), newPromote(a), newRollback(a),
+		newPush(a), newBuild(a), newPromote(a), newRollback(a),
 		newHistory(a), newShow(a), newDiff(a),
 		newFetch(a), newVerify(a),
 	)

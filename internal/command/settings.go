@@ -49,6 +49,38 @@ func (s *settings) addFlags(flags *pflag.FlagSet) {
 // source returns the source, in JSON, with another pointer than it names unless
 // that is "". What its keys hold is for the engine to judge.
 func (s *settings) source(name pointer.Name) (json.RawMessage, error) {
+	source, err := s.collect()
+	if err != nil {
+		return nil, err
+	}
+	if name != "" {
+		source["pointer"] = string(name)
+	}
+	return encode(source, "cache", "pointer")
+}
+
+// sourceOfMany returns a source that need not name a pointer, in JSON.
+func (s *settings) sourceOfMany() (json.RawMessage, error) {
+	source, err := s.collect()
+	if err != nil {
+		return nil, err
+	}
+	return encode(source, "cache")
+}
+
+// encode returns a source in JSON, if it has the keys that it must have.
+func encode(source map[string]any, required ...string) (json.RawMessage, error) {
+	for _, key := range required {
+		if source[key] == nil {
+			return nil, misuse{hint.With(fmt.Errorf("no %s is named", key),
+				"use --%s, %s%s, or %s: in the file of --config", key, prefix, strings.ToUpper(key), key)}
+		}
+	}
+	return json.Marshal(source)
+}
+
+// collect gathers a source from where it is said.
+func (s *settings) collect() (map[string]any, error) {
 	source, err := s.fromFile()
 	if err != nil {
 		return nil, err
@@ -64,16 +96,7 @@ func (s *settings) source(name pointer.Name) (json.RawMessage, error) {
 			source[strings.ReplaceAll(f.Name, "-", "_")] = scalar(f.Value.String())
 		}
 	})
-	if name != "" {
-		source["pointer"] = string(name)
-	}
-	for _, key := range []string{"cache", "pointer"} {
-		if source[key] == nil {
-			return nil, misuse{hint.With(fmt.Errorf("no %s is named", key),
-				"use --%s, %s%s, or %s: in the file of --config", key, prefix, strings.ToUpper(key), key)}
-		}
-	}
-	return json.Marshal(source)
+	return source, nil
 }
 
 // scalar is a value as JSON has it.

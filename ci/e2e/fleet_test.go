@@ -1,0 +1,349 @@
+package e2e_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/s3test"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+)
+
+// A tally notes the requests that reach a bucket.
+type tally struct {
+	mu       sync.Mutex
+	requests []string // such as PUT nar/…
+}
+
+// counted is a bucket whose requests are noted.
+func counted(t *testing.T) (bucket, *tally) {
+	t.Helper()
+	b := newBucket(t, s3test.Versitygw(t))
+	behind, err := url.Parse(b.server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy, noted := httputil.NewSingleHostReverseProxy(behind), &tally{}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		noted.mu.Lock()
+		noted.requests = append(noted.requests, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/"+b.name+"/"))
+		noted.mu.Unlock()
+		proxy.ServeHTTP(w, r)
+	}))
+	t.Cleanup(server.Close)
+	b.endpoint = server.URL
+	return b, noted
+}
+
+// take returns the requests since the last time.
+func (n *tally) take() []string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	requests := n.requests
+	n.requests = nil
+	return requests
+}
+
+// those are the requests that a pattern matches.
+func those(requests []string, pattern string) (some []string) {
+	for _, r := range requests {
+		if regexp.MustCompile(pattern).MatchString(r) {
+			some = append(some, r)
+		}
+	}
+	return some
+}
+
+// flake writes the flake of a rig's hosts anew.
+func (r *rig) flake(t *testing.T, arguments string) {
+	t.Helper()
+	text := "{ outputs = _: { nixosConfigurations = import ./fleet.nix { " + arguments + " }; }; }\n"
+	r.edit(t, "flake.nix", text)
+}
+
+func (r *rig) edit(t *testing.T, name, text string) {
+	t.Helper()
+	file := filepath.Join(r.sources, "config", name)
+	if err := os.MkdirAll(filepath.Dir(file), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(file, []byte(text), 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// putAll is a put of hosts of the flake, whose own pointer is web-1. It returns
+// the log, too.
+func (r *rig) putAll(params map[string]any) (fleetPut, string, error) {
+	params["flake"] = "config"
+	cmd := call("out", r.sources, r.store.Env(), map[string]any{"source": r.publisher(), "params": params})
+	var log strings.Builder
+	cmd.Stderr = &log
+	stdout, err := cmd.Output()
+	var p fleetPut
+	if err == nil {
+		err = json.Unmarshal(stdout, &p)
+	}
+	return p, log.String(), err
+}
+
+type fleetPut struct {
+	Version  version
+	Metadata []struct{ Name, Value string }
+}
+
+// row is the value of a row of the metadata.
+func (p fleetPut) row(name string) string {
+	for _, row := range p.Metadata {
+		if row.Name == name {
+			return row.Value
+		}
+	}
+	return ""
+}
+
+// buildAll runs nixos-closure build, and returns the log.
+func (r *rig) buildAll(args ...string) (string, error) {
+	cmd := exec.Command(filepath.Join(programs, "nixos-closure"), append([]string{"build", "--flake", filepath.Join(r.sources, "config")}, args...)...)
+	cmd.Env = r.store.Env()
+	for key, value := range r.publisher() {
+		if key != "pointer" {
+			cmd.Env = append(cmd.Env, fmt.Sprintf("NIXOS_CLOSURE_%s=%v", strings.ToUpper(key), value))
+		}
+	}
+	var log strings.Builder
+	cmd.Stderr = &log
+	err := cmd.Run()
+	return log.String(), err
+}
+
+// builds are the names of the derivations that a log says were built, sorted.
+func builds(log string) []string {
+	var names []string
+	for _, match := range regexp.MustCompile(`building '/nix/store/[a-z0-9]{32}-(.*)\.drv'`).FindAllStringSubmatch(log, -1) {
+		names = append(names, match[1])
+	}
+	slices.Sort(names)
+	return names
+}
+
+func wantLog(t *testing.T, log string, patterns ...string) {
+	t.Helper()
+	for _, pattern := range patterns {
+		if !regexp.MustCompile("(?m)" + pattern).MatchString(log) {
+			t.Errorf("the log has nothing like %q:\n%s", pattern, log)
+		}
+	}
+}
+
+// Fifty hosts that share 95 % of their paths: each path is built and sent once,
+// what didn't change costs next to nothing, and what fails stops nobody else.
+func TestFleet(t *testing.T) {
+	t.Parallel()
+	const hosts = 50
+	place, requests := counted(t)
+	r := newRig(t, nixtest.Current(t), place)
+	all := func() map[string]any { return map[string]any{"all": true} }
+
+	// One host can't be evaluated, one can't be built, and one can't have a pointer.
+	r.flake(t, fmt.Sprintf(`hosts = %d; broken = true; failing = true;`, hosts))
+	_, log, err := r.putAll(all())
+	if err == nil {
+		t.Error("the put is green, though two hosts failed")
+	}
+	wantLog(t, log, "^error: failed: 2 of 52 hosts: broken, failing$", "^hint: the others are done",
+		"^error: broken: .* can't be evaluated: this host can't be evaluated", "^error: failing: .*-unbuildable.drv can't be built", "^unbuildable> this can not be built$")
+	first := requests.take()
+	sent := those(first, "^PUT nar/")
+	slices.Sort(sent)
+	const shared, own = 40, 2
+	if want := shared + own*hosts; len(sent) != want || len(slices.Compact(sent)) != want {
+		t.Errorf("%d uploads of %d NARs, want each of the %d once", len(those(first, "^PUT nar/")), len(slices.Compact(sent)), want)
+	}
+	// Whether a host's closure is there is asked by us, and then by Nix of whatever it is to build.
+	if asked := those(first, `^GET .*\.narinfo`); len(asked) > 2*(hosts+3) {
+		t.Errorf("an empty cache was asked for %d narinfos", len(asked))
+	}
+	moves := those(first, `^PUT pointers/[^/]*\.json$`)
+	if len(moves) != hosts || moves[len(moves)-1] != "PUT pointers/web-1.json" {
+		t.Errorf("%d pointers moved, and not the source's own last: %v", len(moves), moves)
+	}
+	if leases, err := place.list("leases/"); err != nil || len(leases) != 0 {
+		t.Errorf("leases left behind: %v %v", leases, err)
+	}
+
+	// The others are mended; nothing has changed.
+	r.flake(t, fmt.Sprintf("hosts = %d;", hosts))
+	put, log, err := r.putAll(all())
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	again := requests.take()
+	if names := builds(log); names != nil {
+		t.Errorf("built, though nothing has changed: %v", names)
+	}
+	if some := those(again, "nar/|^PUT|^POST|^DELETE"); some != nil {
+		t.Errorf("requests for what has not changed: %v", some)
+	}
+	if len(again) > 4*hosts {
+		t.Errorf("%d requests for %d hosts that have not changed", len(again), hosts)
+	}
+	if put.Version.Generation != "1" || strings.Count(put.row("unchanged"), "web-") != hosts-1 || put.row("sent") != "nothing" {
+		t.Errorf("answered %+v", put)
+	}
+
+	// So does a build in a task, which writes down what a put would take.
+	paths := filepath.Join(t.TempDir(), "paths")
+	if log, err = r.buildAll("--all", "--paths", paths); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	again = requests.take()
+	if some := those(again, "nar/|^PUT|^POST|^DELETE"); some != nil || builds(log) != nil || len(again) > 2*hosts {
+		t.Errorf("%d requests, and %v, for what has not changed; built %v", len(again), some, builds(log))
+	}
+	for n := range hosts {
+		host := fmt.Sprint("web-", n+1)
+		path, err := os.ReadFile(filepath.Join(paths, host))
+		pointer, readErr := place.read("pointers/" + host)
+		if err != nil || readErr != nil || string(path) != string(pointer) {
+			t.Fatalf("%s: the path is %q, the pointer %q (%v, %v)", host, path, pointer, err, readErr)
+		}
+	}
+
+	// One host changes.
+	r.edit(t, "hosts/web-7", "is different now")
+	if put, log, err = r.putAll(all()); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	if diff := cmp.Diff([]string{"nixos-system-web-7-25.05"}, builds(log)); diff != "" {
+		t.Errorf("built for a change of web-7 (-want +got)\n%s", diff)
+	}
+	if sent := those(requests.take(), "^PUT nar/"); len(sent) != own {
+		t.Errorf("sent %d NARs for a change of web-7, want %d", len(sent), own)
+	}
+	if row := put.row("web-7"); !strings.HasPrefix(row, "generation 2: ") || strings.Count(put.row("unchanged"), "web-") != hosts-2 || put.Version.Generation != "1" {
+		t.Errorf("answered %+v", put)
+	}
+
+	// Something changes that all share; a task builds, and a put moves two of them.
+	r.edit(t, "motd", "the next day")
+	if log, err = r.buildAll("--all", "--paths", paths); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	if n := len(builds(log)); n != 1+hosts {
+		t.Errorf("built %d derivations, want %d", n, 1+hosts)
+	}
+	changed := requests.take()
+	if sent := those(changed, "^PUT nar/"); len(sent) != 1+hosts {
+		t.Errorf("sent %d NARs for a change of what all share, want %d", len(sent), 1+hosts)
+	}
+	if asked := those(changed, `^GET .*\.narinfo`); len(asked) > 3*(1+hosts) {
+		t.Errorf("asked for %d narinfos, where %d paths are new", len(asked), 1+hosts)
+	}
+	attribute := `nixosConfigurations."web-2".config.system.build.toplevel`
+	put, log, err = r.putAll(map[string]any{"pointers": map[string]any{"web-2": attribute}, "build": "never"})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	if diff := cmp.Diff([]string{"PUT pointers/web-2.json", "PUT pointers/web-1.json"}, those(requests.take(), `^PUT pointers/[^/]*\.json$|nar/`)); diff != "" {
+		t.Errorf("moved (-want +got)\n%s", diff)
+	}
+	if put.Version.Generation != "2" || !strings.HasPrefix(put.row("web-2"), "generation 2: ") {
+		t.Errorf("answered %+v", put)
+	}
+
+	// Stock Nix takes any of them from there.
+	path, err := os.ReadFile(filepath.Join(paths, "web-33"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := realise(t, place.substituters(r.nix)[0], r.key, r.nix, strings.TrimSpace(string(path))); len(got) != shared+own {
+		t.Errorf("a host has %d paths, want %d", len(got), shared+own)
+	}
+}
+
+// No more evaluations run side by side than are allowed to, each in a process of
+// its own: memory is theirs, whatever the number of hosts.
+func TestFleetIsEvaluatedByFew(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nixtest.Current(t), directory(t.TempDir()))
+	r.edit(t, "flake.nix", `{ outputs = _: { nixosConfigurations = builtins.mapAttrs
+		(name: host: assert builtins.foldl' (a: b: a + b) 0 (builtins.genList (n: n) 2000000) > 0; host)
+		(import ./fleet.nix { hosts = 7; }); }; }`)
+	stop, most := make(chan struct{}), make(chan int)
+	go func() {
+		highest := 0
+		for {
+			select {
+			case <-stop:
+				most <- highest
+				return
+			case <-time.After(5 * time.Millisecond):
+				highest = max(highest, len(evaluations(filepath.Join(r.sources, "config"))))
+			}
+		}
+	}()
+	log, err := r.buildAll("--all", "--eval-workers", "3")
+	close(stop)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	wantLog(t, log, "^evaluating 7 hosts, 3 at a time$")
+	if n := <-most; n != 3 {
+		t.Errorf("%d evaluations ran side by side, want 3", n)
+	}
+}
+
+// evaluations are the processes that evaluate hosts of a flake.
+func evaluations(flake string) (found []string) {
+	files, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	for _, file := range files {
+		line, _ := os.ReadFile(file)
+		words := strings.Split(string(line), "\x00")
+		if slices.Contains(words, "eval") && strings.Contains(string(line), flake+"#nixosConfigurations.") {
+			found = append(found, file)
+		}
+	}
+	return found
+}
+
+// The oldest Nix does it, too, in a directory.
+func TestFleetOfOldNix(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nixtest.Debian12(t), directory(t.TempDir()))
+	r.flake(t, "hosts = 3; failing = true;")
+	if _, log, err := r.putAll(map[string]any{"all": true}); err == nil {
+		t.Error("the put is green, though a host failed")
+	} else {
+		wantLog(t, log, "^error: failing: .*-unbuildable.drv can't be built", "^error: failed: 1 of 4 hosts: failing$", "^web-1 moved to generation 1: ", "^web-3 moved to generation 1: ")
+	}
+	log, err := r.buildAll("web-[12]", "--suffix=-candidate")
+	if err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+	wantLog(t, log, "^web-2-candidate moved to generation 1: ")
+	if names := builds(log); names != nil {
+		t.Errorf("built again: %v", names)
+	}
+	if pointers, err := matching(r.cache, "pointers/*-candidate"); err != nil || len(pointers) != 2 {
+		t.Errorf("pointers: %v (%v)", pointers, err)
+	}
+	if log, err = r.buildAll("web-9"); err == nil {
+		t.Error("built a host that there isn't")
+	}
+	wantLog(t, log, "^error: the flake has no host web-9$", "^hint: did you mean web-1\\?$")
+}
