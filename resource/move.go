@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"strings"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -22,14 +24,14 @@ func (s *Source) trails(store blob.Store, here *cache.Cache, names []pointer.Nam
 	return trails
 }
 
-// look reads the histories of all targets.
+// look reads the histories of all targets, side by side.
 func (p *publisher) look(ctx context.Context) error {
+	var group errgroup.Group
+	group.SetLimit(maxLooks)
 	for _, target := range p.targets {
-		if err := target.look(ctx); err != nil {
-			return err
-		}
+		group.Go(func() error { return target.lookToMove(ctx) })
 	}
-	return nil
+	return group.Wait()
 }
 
 // move makes a publication that was pushed the newest generation of all targets,
@@ -41,7 +43,11 @@ func (p *publisher) move(ctx context.Context, pub *publication, pushed *cache.Pu
 	}
 	var outcomes []pointer.Outcome
 	for i, target := range p.targets {
-		outcome, changed, err := target.move(ctx, p.Console, p.proposal(target, pub, pushed.Closure), pushed.Closure)
+		proposal := p.proposal(target, pub, pushed.Closure)
+		if i == len(p.targets)-1 { // then all lead to the closure
+			proposal.Meanwhile = func(ctx context.Context, _ pointer.Generation) { p.release(ctx, pushed) }
+		}
+		outcome, changed, err := target.move(ctx, p.Console, proposal, pushed.Closure)
 		if err != nil && len(p.targets) > 1 {
 			err = hint.With(fmt.Errorf("%w (of this wave, done: %s; failed: %s; still to come: %s)",
 				err, names(p.targets[:i]), target.name, names(p.targets[i+1:])),

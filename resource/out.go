@@ -141,12 +141,9 @@ func Out(ctx context.Context, step Step) (any, error) {
 	if params.hosts.are() {
 		return p.publishFleet(ctx, upstreams)
 	}
-	if err := p.look(ctx); err != nil {
-		return nil, err
-	}
 
 	// What is to be published: build it, or find it.
-	pub, err := p.prepare(ctx)
+	pub, err := p.lookAndPrepare(ctx)
 	if err != nil {
 		return nil, err
 	}

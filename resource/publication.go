@@ -47,6 +47,35 @@ type publisher struct {
 	server *substituter.Server // of caches to its Nix
 }
 
+// lookAndPrepare reads the histories of all targets and prepares what is to be
+// published; side by side, unless one has to come first: a promotion asks whether
+// the targets may move to it, and who is about to build for hours should be sure
+// that the pointers can be read. The caller must close what is returned.
+func (p *publisher) lookAndPrepare(ctx context.Context) (*publication, error) {
+	if p.params.Promote != "" || p.params.recipe.is() {
+		if err := p.look(ctx); err != nil {
+			return nil, err
+		}
+		return p.prepare(ctx)
+	}
+	looked := make(chan error, 1)
+	go func() {
+		err := p.look(ctx)
+		if err == nil {
+			p.targets[len(p.targets)-1].anticipate(ctx)
+		}
+		looked <- err
+	}()
+	pub, err := p.prepare(ctx)
+	if lookErr := <-looked; lookErr != nil {
+		if err == nil {
+			lookErr = errors.Join(lookErr, pub.close())
+		}
+		return nil, lookErr
+	}
+	return pub, err
+}
+
 // prepare returns what is to be published, having built it if need be. The
 // caller must close it.
 func (p *publisher) prepare(ctx context.Context) (*publication, error) {
@@ -164,6 +193,7 @@ func (p *publisher) made(ctx context.Context, d nixstore.Derivation) (*cache.Clo
 // find finds a path in the local store or, if it isn't there, in the cache,
 // whole.
 func (p *publisher) find(ctx context.Context, root nix.StorePath) (*publication, error) {
+	p.here.Anticipate(ctx, root)
 	local, err := p.openLocal(ctx)
 	if err == nil {
 		var pub *publication

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
@@ -34,6 +35,12 @@ func (t *trail) look(ctx context.Context) (err error) {
 	return err
 }
 
+// lookToMove is look for who is about to move the pointer.
+func (t *trail) lookToMove(ctx context.Context) (err error) {
+	t.history, err = t.pointer.Look(ctx)
+	return err
+}
+
 // find returns a generation, as it was when look was called.
 func (t *trail) find(ctx context.Context, number uint64) (pointer.Generation, error) {
 	return t.pointer.FindIn(ctx, t.history, number)
@@ -58,6 +65,13 @@ func (t *trail) previous(ctx context.Context) []*cache.Closure {
 		return nil
 	}
 	return []*cache.Closure{closure}
+}
+
+// anticipate begins to read what previous will ask for.
+func (t *trail) anticipate(ctx context.Context) {
+	if newest, ok := t.history.Newest(); ok {
+		t.cache.Anticipate(ctx, newest.Path)
+	}
 }
 
 // changes tells what g, whose closure that is, changes against the generation
@@ -95,7 +109,7 @@ func (t *trail) move(ctx context.Context, console *Console, proposal pointer.Pro
 		if proposal.IfGeneration != nil || !errors.As(err, &moved) {
 			return outcome, changed, err
 		}
-		if err := t.look(ctx); err != nil {
+		if err := t.lookToMove(ctx); err != nil {
 			return pointer.Outcome{}, nil, err
 		}
 	}
@@ -116,13 +130,21 @@ func (t *trail) moveFromHere(ctx context.Context, console *Console, proposal poi
 		next := pointer.Generation{Number: newest.Number + 1, Path: proposal.Path, Details: proposal.Details}
 		changed, unknown = t.changes(ctx, next, closure)
 		proposal.Details.Changes = changed.Summary()
+		meanwhile := proposal.Meanwhile
+		proposal.Meanwhile = func(ctx context.Context, g pointer.Generation) {
+			var both sync.WaitGroup
+			both.Go(func() { t.write(ctx, console, changed, unknown) })
+			if meanwhile != nil {
+				meanwhile(ctx, g)
+			}
+			both.Wait()
+		}
 	}
 	outcome, err := t.pointer.Append(ctx, proposal)
 	switch {
 	case err != nil:
 		return outcome, nil, err
 	case outcome.Moved:
-		t.write(ctx, console, changed, unknown)
 		return outcome, changed, nil
 	case !isNew && !t.written(ctx, newest):
 		// The put that made it was cut short here: this one finishes it.

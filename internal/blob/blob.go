@@ -129,6 +129,15 @@ var (
 	ErrReadOnly     = errors.New("the store is read-only")
 )
 
+// Prepare lets a store find out now what it has to know before its first
+// conditional write, so that nobody has to wait for it then. What goes wrong,
+// that write will tell.
+func Prepare(ctx context.Context, s Store) {
+	if p, ok := s.(interface{ prepare(context.Context) }); ok {
+		p.prepare(ctx)
+	}
+}
+
 // A TooLargeError says that an object is larger than its reader permits.
 type TooLargeError struct {
 	Key   string

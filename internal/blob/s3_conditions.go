@@ -62,6 +62,13 @@ func (s *S3) requireConditions(ctx context.Context) error {
 	return s.conditions.err
 }
 
+// prepare implements the optional method that Prepare calls.
+func (s *S3) prepare(ctx context.Context) {
+	if !s.singleWriter() {
+		s.requireConditions(ctx)
+	}
+}
+
 func (s *S3) conditionsHonoured(ctx context.Context) (bool, error) {
 	place := s.location.server() + " " + s.location.bucket
 	var earlier probed

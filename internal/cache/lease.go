@@ -30,6 +30,12 @@ func (c *Cache) takeLeases(ctx context.Context, roots []nix.StorePath) ([]string
 	keys := make([]string, len(roots))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxUploads)
+	if len(roots) > 0 {
+		group.Go(func() error { // NARs will be next, so the store may as well find out now
+			blob.Prepare(ctx, c.store)
+			return nil
+		})
+	}
 	for i, root := range roots {
 		group.Go(func() (err error) {
 			keys[i], err = c.takeLease(ctx, root)

@@ -54,8 +54,12 @@ type Pushed struct {
 }
 
 // Release gives up the leases on what the push relied on. Call it when pointers
-// lead to the closures.
-func (p *Pushed) Release(ctx context.Context) error { return p.cache.dropLeases(ctx, p.leases) }
+// lead to the closures. It may be called again, and does nothing then.
+func (p *Pushed) Release(ctx context.Context) error {
+	leases := p.leases
+	p.leases = nil
+	return p.cache.dropLeases(ctx, leases)
+}
 
 // Push makes the closures of the roots whole and acceptable in the cache,
 // sending what isn't there yet, and then publishes their manifests. It can be

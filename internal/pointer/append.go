@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"fmt"
 	"slices"
+	"sync"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
@@ -46,6 +47,11 @@ func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error
 	if err != nil {
 		return Outcome{}, err
 	}
+	var meanwhile sync.WaitGroup
+	defer meanwhile.Wait()
+	if outcome.Moved && proposal.Meanwhile != nil {
+		meanwhile.Go(func() { proposal.Meanwhile(ctx, outcome.Generation) })
+	}
 	history, err = p.settle(ctx, history, step)
 	if err == nil && outcome.Moved {
 		err = p.confirm(ctx, history, outcome.Generation)
@@ -83,10 +89,10 @@ func (p *Pointer) swap(ctx context.Context, proposal Proposal) (Outcome, *Histor
 			return Outcome{}, nil, plainStep{}, err
 		}
 		if entries == nil {
-			return outcome, history, plainStep{}, nil
+			return outcome, history, plainStep{copy: history.copy}, nil
 		}
 		if failure = p.replace(ctx, history, entries); failure == nil {
-			return outcome, nil, plainStep{history.plain(), outcome.Generation.plain()}, nil
+			return outcome, nil, plainStep{history.plain(), outcome.Generation.plain(), history.copy}, nil
 		}
 		etag = history.etag
 	}

@@ -1,6 +1,7 @@
 package pointer
 
 import (
+	"context"
 	"errors"
 	"strconv"
 	"strings"
@@ -395,6 +396,87 @@ func TestNothingNewIsTwoRequests(t *testing.T) {
 		}
 		if diff := cmp.Diff(test.want, requests); diff != "" {
 			t.Errorf("Append of %s to what was seen (-want +got)\n%s", test.label, diff)
+		}
+	}
+
+	// Nor is a copy that was read with it.
+	for _, test := range []struct {
+		label string
+		want  []string
+	}{{"c", nil}, {"d", []string{"PUT pointers/web-1.json", "PUT pointers/web-1", "GET pointers/web-1.json"}}} {
+		proposal := proposal(test.label)
+		proposal.Seen = mustLook(t, open(memory))
+		requests = nil
+		if _, err := open(store).Append(t.Context(), proposal); err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(test.want, requests); diff != "" {
+			t.Errorf("Append of %s to what was looked at (-want +got)\n%s", test.label, diff)
+		}
+	}
+}
+
+func TestCopyChangesAfterTheLook(t *testing.T) {
+	for _, test := range []struct {
+		name      string
+		meanwhile func(*testing.T, blob.Store)
+	}{
+		{"nothing", func(*testing.T, blob.Store) {}},
+		{"it is deleted", func(t *testing.T, store blob.Store) {
+			if err := store.Delete(t.Context(), "pointers/web-1"); err != nil {
+				t.Error(err)
+			}
+		}},
+		{"somebody overwrites it", func(t *testing.T, store blob.Store) { put(t, store, "pointers/web-1", "/nix/store/…\n") }},
+		{"another writer mends it", func(t *testing.T, store blob.Store) { mustAppend(t, open(store), "b") }},
+	} {
+		for _, before := range []string{path("b").String() + "\n", path("a").String() + "\n", ""} {
+			for _, label := range []string{"b", "c"} {
+				t.Run(test.name+" "+before+label, func(t *testing.T) {
+					memory := blob.NewMemory()
+					mustAppend(t, open(memory), "a", "b")
+					put(t, memory, "pointers/web-1", before)
+					proposal := proposal(label)
+					proposal.Seen = mustLook(t, open(memory))
+					test.meanwhile(t, memory)
+					if _, err := open(memory).Append(t.Context(), proposal); err != nil {
+						t.Fatal(err)
+					}
+					switch {
+					case label == "c":
+						wantGenerations(t, open(memory), "3:c 2:b 1:a")
+					case before != path("b").String()+"\n": // what was right is not looked at again
+						wantGenerations(t, open(memory), "2:b 1:a")
+					}
+				})
+			}
+		}
+	}
+}
+
+// What is to be done meanwhile is done when the generation is there, and before
+// Append returns; and not at all if nothing moves.
+func TestMeanwhile(t *testing.T) {
+	memory := blob.NewMemory()
+	for _, label := range []string{"a", "a", "b"} {
+		var called []uint64
+		proposal := proposal(label)
+		proposal.Meanwhile = func(ctx context.Context, g Generation) {
+			if newest, _ := mustRead(t, open(memory)).Newest(); newest.Number != g.Number {
+				t.Errorf("called for generation %d when the newest is %d", g.Number, newest.Number)
+			}
+			called = append(called, g.Number)
+		}
+		outcome, err := open(memory).Append(t.Context(), proposal)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var want []uint64
+		if outcome.Moved {
+			want = []uint64{outcome.Generation.Number}
+		}
+		if diff := cmp.Diff(want, called); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", label, diff)
 		}
 	}
 }

@@ -68,7 +68,9 @@ func TestKilledAtAnyWrite(t *testing.T) {
 					store := clone(t, base)
 					cut, dead := mortal(store, writes, after)
 					label := fmt.Sprint(there + 1)
-					_, err := open(cut).Append(t.Context(), proposal(label))
+					proposal := proposal(label)
+					proposal.Seen = mustLook(t, open(cut))
+					_, err := open(cut).Append(t.Context(), proposal)
 					if !*dead {
 						done = true
 						return
@@ -419,7 +421,14 @@ func TestRace(t *testing.T) {
 				writing.Go(func() {
 					p := open(store())
 					for i := range each {
-						outcome, err := p.Append(ctx, proposal(fmt.Sprint(w*each+i+1)))
+						proposal := proposal(fmt.Sprint(w*each + i + 1))
+						var err error
+						if w%2 == 0 {
+							if proposal.Seen, err = p.Look(ctx); err != nil {
+								t.Error(err)
+							}
+						}
+						outcome, err := p.Append(ctx, proposal)
 						if err != nil {
 							t.Error(err)
 						}

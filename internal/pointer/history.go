@@ -13,6 +13,7 @@ type History struct {
 
 	entries []Generation // all, as they were written
 	etag    string       // the version of the object
+	copy    *plainCopy   // as it was at about the same time; nil if nobody has looked
 }
 
 // Newest returns the newest generation, if there is any.

@@ -34,8 +34,12 @@ func (p *Pointer) readPlain(ctx context.Context) (plainCopy, error) {
 }
 
 // A plainStep is what a write of the history means for the copy: from what it
-// has said so far, to what it must say.
-type plainStep struct{ from, to string }
+// has said so far, to what it must say. It also holds the copy as it was when
+// the history was read, if somebody has looked.
+type plainStep struct {
+	from, to string
+	copy     *plainCopy
+}
 
 // settle brings the copy up to date and returns the history that it agrees
 // with, which is the given one if that will do.
@@ -48,11 +52,18 @@ type plainStep struct{ from, to string }
 //
 // A copy that is still where the step begins was not touched since the history
 // was written; so the history need not be looked at before the copy is, too.
+// That it is still there is the condition of the write, so it makes no difference
+// whether it was read then or already with the history that was written over: if
+// it has changed since, the write is refused, and it is read.
 func (p *Pointer) settle(ctx context.Context, history *History, step plainStep) (*History, error) {
-	plain, err := p.readPlain(ctx)
-	if err != nil {
-		return nil, err
+	if step.copy == nil {
+		plain, err := p.readPlain(ctx)
+		if err != nil {
+			return nil, err
+		}
+		step.copy = &plain
 	}
+	plain := *step.copy
 	if history != nil && plain.text == history.plain() {
 		return history, nil
 	}
@@ -79,6 +90,7 @@ func (p *Pointer) settle(ctx context.Context, history *History, step plainStep) 
 			continue
 		}
 		before := plain
+		var err error
 		if plain, err = p.readPlain(ctx); err != nil {
 			return nil, fmt.Errorf("%w; then, looking whether it was written: %w", failure, err)
 		}

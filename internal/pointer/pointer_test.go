@@ -149,6 +149,15 @@ func mustRead(t *testing.T, p *Pointer) *History {
 	return history
 }
 
+func mustLook(t *testing.T, p *Pointer) *History {
+	t.Helper()
+	history, err := p.Look(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return history
+}
+
 // diff compares what holds generations.
 func diff(want, got any, options ...cmp.Option) string {
 	return cmp.Diff(want, got, append(options, cmpopts.EquateComparable(nix.StorePath{}))...)

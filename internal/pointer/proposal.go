@@ -1,6 +1,7 @@
 package pointer
 
 import (
+	"context"
 	"fmt"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -22,10 +23,14 @@ type Proposal struct {
 	// pointer.
 	AllowOlder bool
 
-	// Seen, unless nil, is the history as Read has just found it. Append then
-	// doesn't read it first, and reads it again if it finds it changed; but
+	// Seen, unless nil, is the history as Read or Look has just found it. Append
+	// then doesn't read it first, and reads it again if it finds it changed; but
 	// where there is nothing to write, it takes its word for that.
 	Seen *History
+
+	// Meanwhile, unless nil, is called once the generation is visible, if it is
+	// a new one, while Append sees to the copy. Append waits until it returns.
+	Meanwhile func(context.Context, Generation)
 }
 
 // signatureRoom is how many bytes of an entry a new one leaves to the

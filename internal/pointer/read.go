@@ -49,6 +49,28 @@ func (p *Pointer) Read(ctx context.Context) (*History, error) {
 	return history, nil
 }
 
+// Look is Read for those who are about to write: it reads the plain-text copy
+// at the same time, for an Append that gets the history as Proposal.Seen.
+func (p *Pointer) Look(ctx context.Context) (*History, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	found := make(chan *plainCopy, 1)
+	go func() {
+		plain, err := p.readPlain(ctx)
+		if err != nil || plain.exists && plain.etag == "" {
+			found <- nil // Append reads it by itself, and can't do without
+			return
+		}
+		found <- &plain
+	}()
+	history, err := p.Read(ctx)
+	if err != nil {
+		return nil, err
+	}
+	history.copy = <-found
+	return history, nil
+}
+
 // Find returns the generation of that number, from the history or from where
 // it is kept since it left it. If there is none, the error wraps ErrGone.
 func (p *Pointer) Find(ctx context.Context, number uint64) (Generation, error) {
