@@ -140,9 +140,12 @@ func call(name, dir string, env []string, request map[string]any) *program {
 }
 
 // answer runs a program to its end and decodes what it says.
-func answer[T any](cmd *program) (T, error) {
-	var stdout, stderr strings.Builder
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+func answer[T any](cmd *program) (T, error) { return answerSaying[T](cmd, new(strings.Builder)) }
+
+// answerSaying is answer, and keeps what the program says to people.
+func answerSaying[T any](cmd *program, stderr *strings.Builder) (T, error) {
+	var stdout strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, stderr
 	var value T
 	if err := cmd.Start(); err != nil {
 		return value, err

@@ -23,6 +23,12 @@ func secretsOf(source map[string]any) (secrets []string) {
 		case "netrc":
 			_, password, _ := strings.Cut(value.(string), "password ")
 			secrets = append(secrets, strings.TrimSpace(password))
+		case "access_tokens":
+			for _, token := range value.(map[string]string) {
+				secrets = append(secrets, token)
+			}
+		case "ssh_key":
+			secrets = append(secrets, strings.Split(value.(string), "\n")[1:3]...)
 		}
 	}
 	return secrets
