@@ -21,12 +21,22 @@ import (
 func decodeNix(o *object, netrc string) nixstore.Settings {
 	return nixstore.Settings{
 		Builders:     strings.Join(o.texts("builders"), "\n"),
+		Store:        parsed(o, "store", parseStore),
 		Lines:        parsed(o, "nix_config", parseNixConfig),
 		AccessTokens: accessTokens(o),
 		Netrc:        netrc,
 		SSHKey:       parsed(o, "ssh_key", nixstore.ParseSSHKey),
 		KnownHosts:   strings.Join(o.texts("ssh_known_hosts"), "\n"),
 	}
+}
+
+// parseStore checks that a store is another machine's.
+func parseStore(text string) (string, error) {
+	if !strings.HasPrefix(text, "ssh-ng://") {
+		return "", hint.With(errors.New("want the store of another machine, ssh-ng://user@host"),
+			"which store of the worker or the image is used, NIX_REMOTE says in the image; the cache that is put to is named by cache")
+	}
+	return text, nil
 }
 
 // parseNixConfig checks the form of lines of a nix.conf. Its errors don't quote

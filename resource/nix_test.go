@@ -91,6 +91,9 @@ func TestSourceOfNixRefuses(t *testing.T) {
 			"error: source.access_tokens.github.com: want a string, got a number",
 			"error: source.access_tokens: number 1 is not a token with its host",
 			"hint: write them as an object, github.com: ((github.token)), or as in nix.conf: github.com=…"}},
+		{"store", "https://cache.example.org", []string{
+			"error: source.store: want the store of another machine, ssh-ng://user@host",
+			"hint: which store of the worker or the image is used, NIX_REMOTE says in the image; the cache that is put to is named by cache"}},
 		{"nix_config", "cores = 2\naccess-tokens s3cret", []string{
 			"error: source.nix_config: line 2 is not one of a nix.conf",
 			"hint: write it as there: name = value"}},

@@ -19,6 +19,13 @@ import (
 // reference, each once and sorted by path. A path that is not valid in the store
 // is an error.
 func (s *Store) Closure(ctx context.Context, roots ...nix.StorePath) ([]nix.PathInfo, error) {
+	if s.remote != nil {
+		infos, err := s.remote.closure(ctx, roots)
+		if err != nil {
+			err = fmt.Errorf("reading the closure of %s from %s: %w", roots[0], s.remote.name, err)
+		}
+		return infos, err
+	}
 	args := []string{"path-info", "--recursive", "--json"}
 	for _, root := range roots {
 		args = append(args, root.String())

@@ -22,12 +22,20 @@ import (
 // is zero.
 func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.StorePath, error) {
 	args := []string{"--realise", "--keep-going", "--log-format", "internal-json"}
+	run := s.run
+	if s.remote != nil {
+		if done, err := s.sendDerivations(ctx, derivations); done != nil || err != nil {
+			return done, err
+		}
+		args = append(args, "--store", s.remote.url)
+		run = s.runThere
+	}
 	for _, d := range derivations {
 		args = append(args, d.Path.String()+"!"+d.Output)
 	}
 	var stdout bytes.Buffer
 	log := newBuildLog(s.log)
-	err := s.run(ctx, &stdout, log, "nix-store", args...)
+	err := run(ctx, &stdout, log, "nix-store", args...)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:
@@ -55,6 +63,36 @@ func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.S
 	return paths, failure
 }
 
+// sendDerivations makes derivations known to a remote store, where they are to be
+// realised, unless that has all that they make: those are the paths then.
+func (s *Store) sendDerivations(ctx context.Context, derivations []Derivation) (made []nix.StorePath, err error) {
+	for _, d := range derivations {
+		if d.OutPath.IsZero() {
+			made = nil
+			break
+		}
+		made = append(made, d.OutPath)
+	}
+	if len(made) > 0 {
+		if has, err := s.remote.has(ctx, made...); has || err != nil {
+			return made, err
+		}
+	}
+	args := []string{"--extra-experimental-features", "nix-command", "copy", "--derivation", "--to", s.remote.url}
+	for _, d := range derivations {
+		args = append(args, d.Path.String())
+	}
+	var said tail
+	if err := s.runThere(ctx, nil, &said, "nix", args...); err != nil {
+		if ctx.Err() == nil {
+			message, _ := lastError(said.String())
+			err = fmt.Errorf("sending %s to %s: %s (nix: %w)", list(derivations), s.remote.name, message, err)
+		}
+		return nil, err
+	}
+	return nil, nil
+}
+
 // realised are the paths that nix-store --realise has printed.
 func realised(derivations []Derivation, printed string) ([]nix.StorePath, error) {
 	lines := strings.Fields(printed)
@@ -74,6 +112,16 @@ func realised(derivations []Derivation, printed string) ([]nix.StorePath, error)
 // madeAnyhow returns the path of an output that may have been made although
 // others failed, or zero.
 func (s *Store) madeAnyhow(ctx context.Context, d Derivation) (nix.StorePath, error) {
+	if s.remote != nil {
+		if d.OutPath.IsZero() {
+			return nix.StorePath{}, nil
+		}
+		has, err := s.remote.has(ctx, d.OutPath)
+		if !has || err != nil {
+			return nix.StorePath{}, err
+		}
+		return d.OutPath, nil
+	}
 	var stdout bytes.Buffer
 	args := []string{"--realise", "--option", "substitute", "false", "--option", "max-jobs", "0", "--option", "builders", ""} // building nothing
 	err := s.run(ctx, &stdout, nil, "nix-store", append(args, d.Path.String()+"!"+d.Output)...)

@@ -20,6 +20,7 @@ var patience = 10 * time.Second
 // A child is what a program is started with, besides its arguments.
 type child struct {
 	stdout, stderr io.Writer // may be nil
+	conversation   *pipes    // its stdin and stdout, if somebody is to talk with it
 
 	conf  string   // what Nix reads as its first configuration file, if anything
 	netrc string   // the text of a file that is open as netrcFD, if there is one
@@ -54,6 +55,9 @@ func (c *child) runOnThread(ctx context.Context, program string, args []string) 
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Env = append(environment(os.Environ()), c.env...)
 	cmd.Stdout, cmd.Stderr = pipe(c.stdout), pipe(c.stderr)
+	if c.conversation != nil {
+		cmd.Stdin, cmd.Stdout = c.conversation.stdin, c.conversation.stdout
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGTERM) }
 	cmd.WaitDelay = patience
@@ -61,7 +65,13 @@ func (c *child) runOnThread(ctx context.Context, program string, args []string) 
 	if err != nil {
 		return err
 	}
-	err = cmd.Run()
+	err = cmd.Start()
+	if c.conversation != nil {
+		c.conversation.handOver()
+	}
+	if err == nil {
+		err = cmd.Wait()
+	}
 	closeFiles()
 	if cmd.Process != nil {
 		syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) // whoever is left of its group
@@ -113,6 +123,37 @@ func (c *child) openFiles(cmd *exec.Cmd) (closeFiles func(), err error) {
 		w.Close()
 	}()
 	return closeFiles, nil
+}
+
+// Pipes lead to a program's stdin and from its stdout: two ends for it, and two
+// for whoever talks with it.
+type pipes struct {
+	stdin, stdout *os.File // the program's
+	in, out       *os.File // ours
+}
+
+func newPipes() (*pipes, error) {
+	stdin, in, err := os.Pipe()
+	if err != nil {
+		return nil, err
+	}
+	out, stdout, err := os.Pipe()
+	if err != nil {
+		return nil, errors.Join(err, stdin.Close(), in.Close())
+	}
+	return &pipes{stdin: stdin, stdout: stdout, in: in, out: out}, nil
+}
+
+// handOver closes the program's ends, once it has them.
+func (p *pipes) handOver() {
+	p.stdin.Close()
+	p.stdout.Close()
+}
+
+// close closes ours.
+func (p *pipes) close() {
+	p.in.Close()
+	p.out.Close()
 }
 
 // pipe hides a file, which the child would get as it is, behind a Writer, for

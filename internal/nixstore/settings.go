@@ -21,6 +21,7 @@ type Settings struct {
 	PublicKeys   nix.Keys // trusted besides the machine's own
 	Builders     string   // as Nix has it: a machine on each line, or between semicolons
 	Lines        string   // of nix.conf; they have the last word
+	Store        string   // the URL, ssh-ng://…, of the store to build in and to read; empty for this machine's
 
 	// Secrets that evaluation may use to fetch what it evaluates. Builds get
 	// none of them, but for SSHKey where they run on other machines, and Netrc
@@ -47,6 +48,7 @@ type purpose int
 const (
 	toAsk            purpose = iota // what this machine has
 	toBuild                         // and whatever else may run builders
+	toBuildThere                    // in the remote store
 	toEvaluate                      // what can't look at the machine
 	toEvaluateFreely                // what can
 )

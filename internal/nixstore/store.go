@@ -33,6 +33,7 @@ type Store struct {
 	isolator *isolator   // shared by all copies
 	ssh      *sshAccess  // so, too
 	locks    *lockChecks // and so
+	remote   *remote     // and so; nil if the store is this machine's
 }
 
 // Open finds Nix, and asks it for its store. Any version from 2.8 on will do.
@@ -67,11 +68,31 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if s.ssh, err = openSSH(&s.settings); err != nil {
 		return nil, err
 	}
+	if o.Settings.Store != "" {
+		if err := s.openRemote(ctx); err != nil {
+			return nil, errors.Join(err, s.Close())
+		}
+	}
 	return s, nil
 }
 
 // Close takes back what Nix was offered. No method may be called any more.
-func (s *Store) Close() error { return s.ssh.close() }
+func (s *Store) Close() error {
+	s.remote.close()
+	return s.ssh.close()
+}
+
+// openRemote connects to the store that is not this machine's.
+func (s *Store) openRemote(ctx context.Context) (err error) {
+	if s.remote, err = parseRemote(s.settings.Store, s.ssh); err != nil {
+		return err
+	}
+	s.isolator.warn = nil // nothing is built here, but what an evaluation needs
+	if _, err := exec.LookPath(s.remote.program); err != nil {
+		return hint.With(fmt.Errorf("there is no %s on PATH", s.remote.program), "a store that is reached by ssh needs an image that has it")
+	}
+	return s.remote.use(ctx, func(*daemon) error { return nil })
+}
 
 // run runs one of Nix's programs that may build.
 func (s *Store) run(ctx context.Context, stdout, stderr io.Writer, program string, args ...string) error {
@@ -94,6 +115,9 @@ func (s *Store) runTo(ctx context.Context, why purpose, stdout, stderr io.Writer
 		}
 		c.env = append(slices.Clone(c.env), append(s.ssh.env(), s.settings.direct()...)...)
 	}
+	if why == toBuildThere {
+		c.env = append(c.env, "NIX_SSHOPTS="+s.remote.sshopts)
+	}
 	c.conf, c.netrc = s.conf(why, i)
 	return start(ctx, c, program, args...)
 }
@@ -103,6 +127,12 @@ func (s *Store) RealPath(path nix.StorePath) string { return s.realDir + "/" + p
 
 // DumpNAR writes the NAR of a path.
 func (s *Store) DumpNAR(ctx context.Context, path nix.StorePath, w io.Writer) error {
+	if s.remote != nil {
+		if err := s.remote.dumpNAR(ctx, path, w); err != nil {
+			return fmt.Errorf("reading %s: %w", path, err)
+		}
+		return nil
+	}
 	if err := nar.Dump(contextWriter{ctx, w}, s.RealPath(path)); err != nil {
 		return fmt.Errorf("reading %s from the local store: %w", path, err)
 	}

@@ -46,6 +46,9 @@ func Debian12(t testing.TB) *Nix {
 	return nix
 }
 
+// Program is one of its programs.
+func (n *Nix) Program(name string) string { return filepath.Join(n.bin, name) }
+
 // Each runs a test with each Nix.
 func Each(t *testing.T, test func(t *testing.T, nix *Nix)) {
 	t.Run("current", func(t *testing.T) { test(t, Current(t)) })
