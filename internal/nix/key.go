@@ -1,11 +1,14 @@
 package nix
 
 import (
+	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
+	"sync"
 
 	"github.com/nix-community/go-nix/pkg/narinfo/signature"
 
@@ -104,9 +107,51 @@ func (k PublicKey) String() string {
 	return k.name + ":" + base64.StdEncoding.EncodeToString(k.data[:])
 }
 
-// Verify says whether sig is this key's signature of text.
+// Verify says whether sig is this key's signature of text. What it has found
+// true it remembers: on its way through a put, the same narinfo is judged several
+// times.
 func (k PublicKey) Verify(text string, sig Signature) bool {
-	return signature.PublicKey{Name: k.name, Data: k.data[:]}.Verify(text, sig)
+	var statement []byte
+	for _, part := range [...]string{k.name, string(k.data[:]), sig.Name, string(sig.Data), text} {
+		statement = append(append(strconv.AppendInt(statement, int64(len(part)), 10), ':'), part...)
+	}
+	id := sha256.Sum256(statement)
+	if verified.has(id) {
+		return true
+	}
+	if !(signature.PublicKey{Name: k.name, Data: k.data[:]}).Verify(text, sig) {
+		return false
+	}
+	verified.add(id)
+	return true
+}
+
+// verified are the hashes of statements, each of a key, a signature and a text,
+// that are true.
+var verified statements
+
+// maxStatements bounds what is remembered, to a few MiB.
+const maxStatements = 1 << 16
+
+type statements struct {
+	mu sync.RWMutex
+	is map[[sha256.Size]byte]struct{}
+}
+
+func (s *statements) has(id [sha256.Size]byte) bool {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	_, ok := s.is[id]
+	return ok
+}
+
+func (s *statements) add(id [sha256.Size]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.is == nil || len(s.is) == maxStatements {
+		s.is = make(map[[sha256.Size]byte]struct{})
+	}
+	s.is[id] = struct{}{}
 }
 
 // Keys are public keys, any of which will do.

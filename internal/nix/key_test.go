@@ -3,6 +3,8 @@ package nix_test
 import (
 	"encoding/base64"
 	"fmt"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -111,4 +113,64 @@ func TestKeysOfOneName(t *testing.T) {
 	if diff := cmp.Diff("test-1, test-1, test-1", keys.Names()); diff != "" {
 		t.Error(diff)
 	}
+}
+
+// What was found true is remembered, and nothing else is taken for it.
+func TestVerifyAgain(t *testing.T) {
+	one, other := newSecret(t, "test-1"), newSecret(t, "test-1")
+	const text = "1;/nix/store/…;sha256:…;5;"
+	sig := one.Sign(text)
+	damaged := nix.Signature{Name: sig.Name, Data: slices.Clone(sig.Data)}
+	damaged.Data[63] ^= 1
+	for range 3 {
+		for _, test := range []struct {
+			key  nix.PublicKey
+			text string
+			sig  nix.Signature
+			want bool
+		}{
+			{one.Public(), text, sig, true},
+			{one.Public(), text + " ", sig, false},
+			{one.Public(), text, damaged, false},
+			{one.Public(), text, nix.Signature{Name: "test-2", Data: sig.Data}, false},
+			{other.Public(), text, sig, false},
+		} {
+			if got := test.key.Verify(test.text, test.sig); got != test.want {
+				t.Errorf("%s of %q by %s: %v", test.sig, test.text, test.key, got)
+			}
+		}
+	}
+}
+
+func newSecret(t *testing.T, name string) nix.SecretKey {
+	t.Helper()
+	key, err := nix.ParseSecretKey(nixtest.NewKey(t, name).Secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func BenchmarkVerify(b *testing.B) {
+	pair := nixtest.NewKey(b, "test-1")
+	key, err := nix.ParseSecretKey(pair.Secret)
+	if err != nil {
+		b.Fatal(err)
+	}
+	text := strings.Repeat("x", 500)
+	sig, public := key.Sign(text), key.Public()
+	b.Run("again", func(b *testing.B) {
+		for b.Loop() {
+			public.Verify(text, sig)
+		}
+	})
+	b.Run("first", func(b *testing.B) {
+		for i := 0; b.Loop(); i++ {
+			b.StopTimer()
+			text := strconv.Itoa(i)
+			sig := key.Sign(text)
+			b.StartTimer()
+			public.Verify(text, sig)
+		}
+	})
 }
