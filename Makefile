@@ -36,6 +36,12 @@ soak: ## let the network play up for ten minutes (FAULT_SECONDS has the time, FA
 bench: ## measure against nix copy, into docs/performance.md (ci/bench/main.go has the settings)
 	go run ./ci/bench
 
+.PHONY: fleets
+fleets: ## measure the ways to publish fifty hosts, for docs/large-fleets.md
+	ci/get current busybox
+	ci/servers/build
+	FLEET_FIGURES=1 go test -count=1 -timeout 0 -run TestFleetFigures -v ./ci/e2e
+
 .PHONY: lint
 lint: ## what tools can see without running anything
 	@unformatted=$$(gofmt -l *.go */) && [ -z "$$unformatted" ] || { echo "gofmt would change: $$unformatted" >&2; exit 1; }

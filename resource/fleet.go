@@ -306,18 +306,28 @@ func (f *fleet) publication(ctx context.Context, h *host) (pub *publication, err
 	return pub, err
 }
 
-// left tells of each host that is left behind why, and returns an error that
-// names them all.
+// left tells of the hosts that are left behind why, those together that have the
+// same reason, and returns an error that names them all.
 func (f *fleet) left(ctx context.Context) error {
 	if err := ctx.Err(); err != nil {
 		return err // of whoever is left behind now, it says nothing
 	}
 	var names []string
+	var reasons []error
+	sharing := map[string][]string{} // names, by the text of their reason
 	for _, h := range f.hosts {
-		if h.err != nil {
-			f.Console.Fail(fmt.Errorf("%s: %w", h.name, h.err))
-			names = append(names, h.name)
+		if h.err == nil {
+			continue
 		}
+		names = append(names, h.name)
+		text := h.err.Error()
+		if sharing[text] == nil {
+			reasons = append(reasons, h.err)
+		}
+		sharing[text] = append(sharing[text], h.name)
+	}
+	for _, reason := range reasons {
+		f.Console.Fail(fmt.Errorf("%s: %w", few(sharing[reason.Error()]), reason))
 	}
 	if names == nil {
 		return nil

@@ -9,6 +9,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
 // publishFleet publishes the closures of several hosts, each to its pointer, that
@@ -51,11 +52,28 @@ func (p *publisher) publishFleet(ctx context.Context, upstreams []*cache.Cache) 
 			unchanged = append(unchanged, h.name)
 			continue
 		}
-		metadata.add(h.name, fmt.Sprintf("generation %d: %s", h.outcome.Generation.Number, h.changes))
+		metadata.add(h.name, strings.TrimSuffix(fmt.Sprintf("generation %d: %s", h.outcome.Generation.Number, h.changes), ": "))
 	}
 	metadata.add("unchanged", strings.Join(unchanged, ", "))
 	metadata.add("sent", sent(pushed))
+	paths, size := f.union()
+	metadata.add("already there", amount(paths-pushed.SentPaths, size-pushed.SentNarSize))
+	tellUpstreams(p.Console, &metadata, p.here, pushed.Closure)
 	return Answer{versionOf(newest), metadata}, nil
+}
+
+// union is how many paths the closures have together, and of what size.
+func (f *fleet) union() (paths int, size int64) {
+	seen := map[nix.StorePath]bool{}
+	for _, h := range f.going() {
+		for i := range h.closure.Paths {
+			if ni := &h.closure.Paths[i]; !seen[ni.Path] {
+				seen[ni.Path] = true
+				size += ni.NarSize
+			}
+		}
+	}
+	return len(seen), size
 }
 
 // attributes says which attribute each pointer is to lead to, that of the source

@@ -17,6 +17,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
@@ -65,6 +66,7 @@ type rig struct {
 	nix     *nixtest.Nix
 	store   *nixtest.Store
 	sources string
+	took    time.Duration // of CPU, by the programs that publish fleets
 }
 
 func newRig(t *testing.T, nix *nixtest.Nix, cache place) *rig {

@@ -94,6 +94,7 @@ func (r *rig) putAll(params map[string]any) (fleetPut, string, error) {
 	var log strings.Builder
 	cmd.Stderr = &log
 	stdout, err := cmd.Output()
+	r.tookAs(cmd.Cmd)
 	var p fleetPut
 	if err == nil {
 		err = json.Unmarshal(stdout, &p)
@@ -128,7 +129,15 @@ func (r *rig) buildAll(args ...string) (string, error) {
 	var log strings.Builder
 	cmd.Stderr = &log
 	err := cmd.Run()
+	r.tookAs(cmd)
 	return log.String(), err
+}
+
+// tookAs adds what a program and its children took.
+func (r *rig) tookAs(cmd *exec.Cmd) {
+	if state := cmd.ProcessState; state != nil {
+		r.took += state.UserTime() + state.SystemTime()
+	}
 }
 
 // builds are the names of the derivations that a log says were built, sorted.
