@@ -193,7 +193,7 @@ func (f *fleet) build(ctx context.Context) ([]nix.PathInfo, error) {
 	if len(derivations) == 0 {
 		return nil, nil
 	}
-	paths, err := f.local.Realise(ctx, derivations...)
+	paths, err := f.realise(ctx, derivations...)
 	var failure *nixstore.BuildError
 	if err != nil && !errors.As(err, &failure) {
 		return nil, err

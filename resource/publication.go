@@ -161,7 +161,7 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 		return nil, hint.With(fmt.Errorf("%s is not in %s, whole, and this put may not build it", derivation.OutPath, p.here),
 			"put it where it is built first, or leave out build: never")
 	}
-	paths, err := local.Realise(ctx, derivation)
+	paths, err := p.realise(ctx, derivation)
 	if err != nil {
 		return nil, err
 	}

@@ -36,7 +36,8 @@ type Source struct {
 	ExpiresAfter time.Duration // 0: a generation doesn't expire
 	Provenance   disclosure
 
-	Nix nixstore.Settings // of what a put builds, without its caches
+	Nix       nixstore.Settings // of what a put builds, without its caches
+	BuildLogs bool              // are kept in the cache
 }
 
 // decodeSource takes the source of a request.
@@ -64,6 +65,7 @@ func decodeSourceOf(r *request, onePointer bool) Source {
 		Provenance:         cmp.Or(parsed(o, "provenance", parseDisclosure), full),
 	}
 	s.Nix = decodeNix(o, s.Access.Netrc)
+	s.BuildLogs = o.flag("build_logs", false)
 	s.fillInKeys()
 	s.Substituters = decodeSubstituters(o, s.PublicKeys)
 	s.From = decodeOrigin(o, &s)

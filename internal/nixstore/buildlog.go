@@ -19,6 +19,7 @@ type buildLog struct {
 	w          io.Writer
 	unfinished []byte // line
 	running    map[uint64]*build
+	begun      []nix.StorePath
 	ended      []*build // the last ones
 	errors     []string
 	diskFull   bool // or so somebody has said
@@ -72,6 +73,7 @@ func (l *buildLog) line(line string) {
 			path, err := nix.ParseStorePath(e.field(0))
 			if err == nil {
 				l.running[e.ID] = &build{derivation: path}
+				l.begun = append(l.begun, path)
 			}
 		}
 		if e.Level <= levelInfo && e.Text != "" {

@@ -36,6 +36,7 @@ func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.S
 	var stdout bytes.Buffer
 	log := newBuildLog(s.log)
 	err := run(ctx, &stdout, log, "nix-store", args...)
+	s.built.add(log.begun)
 	var exit *exec.ExitError
 	switch {
 	case err == nil:

@@ -33,6 +33,7 @@ type Store struct {
 	isolator *isolator   // shared by all copies
 	ssh      *sshAccess  // so, too
 	locks    *lockChecks // and so
+	built    *builds     // and so
 	remote   *remote     // and so; nil if the store is this machine's
 }
 
@@ -44,7 +45,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			"building, and reading a closure from a local store, needs Nix: use an image that has it")
 	}
 	s := &Store{
-		log: o.Log, settings: o.Settings, isolator: &isolator{warn: o.Warn}, locks: &lockChecks{made: map[string]func() error{}},
+		log: o.Log, settings: o.Settings, isolator: &isolator{warn: o.Warn}, built: new(builds), locks: &lockChecks{made: map[string]func() error{}},
 	}
 	if s.log == nil {
 		s.log = io.Discard
