@@ -176,7 +176,7 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 // known, if the cache has it whole; else nil.
 func (p *publisher) made(ctx context.Context, d nixstore.Derivation) (*cache.Closure, error) {
 	if d.OutPath.IsZero() {
-		err := fmt.Errorf("%s is content-addressed: only building it tells its path", d.Name)
+		err := fmt.Errorf("the path of %s is known only when it is built: it is content-addressed, or what it is built from is", d.Name)
 		if p.params.Build == buildNever {
 			return nil, hint.With(err, "leave out build: never")
 		}

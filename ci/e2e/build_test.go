@@ -1,14 +1,19 @@
 package e2e_test
 
 import (
+	"bufio"
 	"bytes"
+	"crypto/rand"
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/faultproxy"
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/s3test"
@@ -68,6 +73,102 @@ func TestUnchangedFlake(t *testing.T) {
 	})
 }
 
+// A put that is ended while it builds, as Concourse does at an abort or at a
+// timeout, or killed, ends with all that it has started, however deaf the builder
+// is. It leaves neither generation nor lease nor file, and putting again finishes it.
+func TestEndedBuild(t *testing.T) {
+	t.Parallel()
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		signals := []syscall.Signal{syscall.SIGTERM}
+		if !strings.HasPrefix(n.Version, "2.8.") { // which, when it is killed itself, leaves its builder to the end of the container
+			signals = append(signals, syscall.SIGKILL)
+		}
+		for _, signal := range signals {
+			t.Run(signal.String(), func(t *testing.T) {
+				t.Parallel()
+				r := newRig(t, n, directory(t.TempDir()))
+				marker := "marker-" + rand.Text()
+				config := filepath.Join(r.sources, "config")
+				for name, text := range map[string]string{
+					"flake.nix": "{ outputs = _: { host = import ./slow.nix; }; }",
+					"slow.nix":  `(import ./lib.nix).build "slow" { } "trap : TERM; ` + "if [ -s ${./motd} ]; then echo begun >&2; while :; do sleep 1000 " + marker + ` || :; done; fi; mkdir $out"`,
+				} {
+					if err := os.WriteFile(filepath.Join(config, name), []byte(text), 0o644); err != nil {
+						t.Fatal(err)
+					}
+				}
+				tmp := t.TempDir()
+				put := r.build(tmp)
+				stderr, err := put.StderrPipe()
+				if err != nil {
+					t.Fatal(err)
+				}
+				if err := put.Start(); err != nil {
+					t.Fatal(err)
+				}
+				var log strings.Builder
+				for lines := bufio.NewScanner(stderr); lines.Scan(); {
+					fmt.Fprintln(&log, lines.Text())
+					if strings.Contains(lines.Text(), "slow> begun") {
+						if len(processes(t, marker)) == 0 {
+							t.Error("the builder isn't found")
+						}
+						put.Process.Signal(signal)
+					}
+				}
+				if err := put.Wait(); err == nil || !strings.Contains(log.String(), "slow> begun") {
+					t.Fatalf("the put has ended by itself (%v):\n%s", err, &log)
+				}
+				for deadline := time.Now().Add(10 * time.Second); len(processes(t, marker)) > 0; time.Sleep(50 * time.Millisecond) {
+					if time.Now().After(deadline) {
+						t.Fatalf("still running: %v", processes(t, marker))
+					}
+				}
+				left, err := r.cache.list("")
+				if err != nil || len(left) > 0 {
+					t.Errorf("the cache has %v (%v)", left, err)
+				}
+				if files, _ := filepath.Glob(filepath.Join(tmp, "*")); signal == syscall.SIGTERM && len(files) > 0 {
+					t.Errorf("left behind: %v", files)
+				}
+
+				if err := os.WriteFile(filepath.Join(config, "motd"), nil, 0o644); err != nil {
+					t.Fatal(err)
+				}
+				result, _ := r.putFlake(t, nil)
+				if result.Version.Generation != "1" {
+					t.Errorf("putting again has made generation %s", result.Version.Generation)
+				}
+			})
+		}
+	})
+}
+
+// processes are those that have a word among their arguments.
+func processes(t *testing.T, word string) []string {
+	t.Helper()
+	var found []string
+	all, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, file := range all {
+		arguments, _ := os.ReadFile(file) // those that have ended have none
+		if strings.Contains(string(arguments), word) {
+			found = append(found, strings.ReplaceAll(string(arguments), "\x00", " "))
+		}
+	}
+	return found
+}
+
+// build is a put of the attribute host of the flake config, which has a directory
+// for temporary files.
+func (r *rig) build(tmp string) *program {
+	return call("out", r.sources, append(r.store.Env(), "TMPDIR="+tmp), map[string]any{
+		"source": r.publisher(), "params": map[string]any{"flake": "config", "attribute": "host"},
+	})
+}
+
 // A flakePut is what a put of a flake has answered, and the names of what it has
 // built.
 type flakePut struct {
@@ -75,15 +176,15 @@ type flakePut struct {
 	built []string
 }
 
-// putFlake puts the attribute host of the flake config, and returns the requests
-// that this has made through a proxy.
+// putFlake is build run to its end, with the requests that this has made through
+// a proxy, if there is one.
 func (r *rig) putFlake(t *testing.T, proxy *faultproxy.Proxy) (flakePut, []string) {
 	t.Helper()
-	proxy.Requests()
+	if proxy != nil {
+		proxy.Requests()
+	}
 	var stdout, stderr bytes.Buffer
-	p := call("out", r.sources, r.store.Env(), map[string]any{
-		"source": r.publisher(), "params": map[string]any{"flake": "config", "attribute": "host"},
-	})
+	p := r.build(t.TempDir())
 	p.Stdout, p.Stderr = &stdout, &stderr
 	if err := p.Run(); err != nil {
 		t.Fatalf("%v\n%s", err, &stderr)
@@ -94,6 +195,9 @@ func (r *rig) putFlake(t *testing.T, proxy *faultproxy.Proxy) (flakePut, []strin
 	}
 	for _, line := range regexp.MustCompile(`(?m)^building '/nix/store/[a-z0-9]{32}-(.*)\.drv'`).FindAllStringSubmatch(stderr.String(), -1) {
 		result.built = append(result.built, line[1])
+	}
+	if proxy == nil {
+		return result, nil
 	}
 	return result, proxy.Requests()
 }
