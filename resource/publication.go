@@ -45,6 +45,8 @@ type publisher struct {
 
 	local  *nixstore.Store     // once it was needed
 	server *substituter.Server // of caches to its Nix
+
+	revision string // of a flake that isn't in the inputs
 }
 
 // lookAndPrepare reads the histories of all targets and prepares what is to be
@@ -109,10 +111,11 @@ func (p *publisher) prepare(ctx context.Context) (*publication, error) {
 
 // details are what the params say of what is published.
 func (p *publisher) details() pointer.Details {
-	return pointer.Details{
-		Message:  p.params.Message,
-		Revision: revisionOf(p.inputs.dir, cmp.Or(p.params.checkout(), p.params.Closure, filepath.Dir(p.params.PathFrom))),
+	details := pointer.Details{Message: p.params.Message, Revision: p.revision}
+	if p.params.Flake.url == "" {
+		details.Revision = revisionOf(p.inputs.dir, cmp.Or(p.params.checkout(), p.params.Closure, filepath.Dir(p.params.PathFrom)))
 	}
+	return details
 }
 
 // root is the store path that the params name, if they do.
@@ -147,21 +150,32 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 	if err != nil {
 		return nil, err
 	}
-	closure, err := p.made(ctx, derivation)
+	if p.params.Flake.url != "" {
+		if p.revision, err = local.Revision(ctx, installable); err != nil {
+			return nil, err
+		}
+	}
+	return p.makeOrFind(ctx, local, derivation)
+}
+
+// makeOrFind returns what a derivation makes: from the cache, if that has it
+// whole, or else built.
+func (p *publisher) makeOrFind(ctx context.Context, local *nixstore.Store, d nixstore.Derivation) (*publication, error) {
+	closure, err := p.made(ctx, d)
 	if err != nil {
 		return nil, err
 	}
-	if closure != nil && p.params.Build != buildAlways {
+	switch {
+	case closure != nil:
 		p.Console.Say("nothing is built: the cache has %s, whole", closure.Root)
 		pub := inCache(p.here, closure)
-		pub.system = systemOf(derivation)
+		pub.system = systemOf(d)
 		return pub, nil
-	}
-	if p.params.Build == buildNever {
-		return nil, hint.With(fmt.Errorf("%s is not in %s, whole, and this put may not build it", derivation.OutPath, p.here),
+	case p.params.Build == buildNever:
+		return nil, hint.With(fmt.Errorf("%s is not in %s, whole, and this put may not build it", d.OutPath, p.here),
 			"put it where it is built first, or leave out build: never")
 	}
-	paths, err := p.realise(ctx, derivation)
+	paths, err := p.realise(ctx, d)
 	if err != nil {
 		return nil, err
 	}
@@ -173,8 +187,11 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 }
 
 // made returns the closure of what a derivation makes, as far as that can be
-// known, if the cache has it whole; else nil.
+// known, if the cache has it whole and that is reason not to build it; else nil.
 func (p *publisher) made(ctx context.Context, d nixstore.Derivation) (*cache.Closure, error) {
+	if p.params.Build == buildAlways {
+		return nil, nil
+	}
 	if d.OutPath.IsZero() {
 		err := fmt.Errorf("the path of %s is known only when it is built: it is content-addressed, or what it is built from is", d.Name)
 		if p.params.Build == buildNever {

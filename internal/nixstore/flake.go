@@ -27,6 +27,23 @@ type lockChecks struct {
 	made map[string]func() error
 }
 
+// Revision returns the git commit that a flake is at, as Nix finds it; "" if it
+// isn't in a repository, or is changed there.
+func (s *Store) Revision(ctx context.Context, i Installable) (string, error) {
+	var stdout bytes.Buffer
+	var said tail
+	err := s.runEvaluation(ctx, &stdout, &said, "nix",
+		"--extra-experimental-features", "nix-command flakes", "flake", "metadata", "--json", "--no-write-lock-file", "--", i.Flake)
+	if err != nil {
+		return "", evaluationError(i, said.String(), err)
+	}
+	var metadata struct{ Revision string }
+	if err := json.Unmarshal(stdout.Bytes(), &metadata); err != nil {
+		return "", fmt.Errorf("what nix flake metadata printed: %w", err)
+	}
+	return metadata.Revision, nil
+}
+
 // checkLock refuses a flake whose lock file would have to be written. Evaluate
 // lets Nix refuse that, too, but Nix fetches what isn't locked first, and doesn't
 // look at all where an input is overridden.
@@ -125,7 +142,7 @@ func (s *Store) trusting(i Installable) (_ *Store, close func(), err error) {
 			continue
 		}
 		if top := foreignCheckout(dir); top != "" {
-			foreign = append(foreign, top)
+			foreign = append(foreign, repositories(top)...)
 		}
 	}
 	if len(foreign) == 0 {
@@ -165,6 +182,21 @@ func foreignCheckout(name string) string {
 		}
 	}
 }
+
+// repositories are what git wants to hear of a checkout: its directory, that of
+// its .git, from which Nix 2.8 clones, and those of its submodules.
+func repositories(checkout string) []string {
+	found := []string{checkout, filepath.Join(checkout, ".git")}
+	modules, _ := os.ReadFile(filepath.Join(checkout, ".gitmodules"))
+	for _, path := range submodulePath.FindAllStringSubmatch(string(modules), -1) {
+		if filepath.IsLocal(path[1]) {
+			found = append(found, filepath.Join(checkout, path[1]))
+		}
+	}
+	return found
+}
+
+var submodulePath = regexp.MustCompile(`(?m)^\s*path\s*=\s*(.*?)\s*$`)
 
 func ownerOf(name string) (uid int, err error) {
 	info, err := os.Stat(name)

@@ -2,6 +2,9 @@ package nixstore
 
 import (
 	"bytes"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -176,6 +179,37 @@ func files(t *testing.T, dir string) map[string]string {
 	return contents
 }
 
+// A flake may lie elsewhere, in a git repository behind a web server, say. Its
+// commit is what it was evaluated at.
+func TestEvaluateRemoteFlake(t *testing.T) {
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		theirs := n.NewStore(t)
+		theirs.Setenv(t)
+		flake, _ := flakes(t, theirs, true)
+		nixtest.Git(t, flake, "update-server-info")
+		server := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(flake, ".git"))))
+		defer server.Close()
+		i := Installable{Flake: "git+" + server.URL + "/?ref=main", Attribute: toplevel("web-1")}
+		store := open(t, nil)
+		if d, err := store.Evaluate(t.Context(), i); err != nil || d.Name != "nixos-system-web-1-25.05" {
+			t.Errorf("got %+v, error %v", d, err)
+		}
+		revision, err := store.Revision(t.Context(), i)
+		if want := nixtest.Git(t, flake, "rev-parse", "HEAD"); err != nil || revision != want {
+			t.Errorf("got revision %q, error %v, want %s", revision, err, want)
+		}
+
+		nixtest.Git(t, flake, "rm", "--quiet", "flake.lock")
+		nixtest.Git(t, flake, "commit", "--quiet", "--message", "x")
+		nixtest.Git(t, flake, "update-server-info")
+		i.Flake += "&rev=" + nixtest.Git(t, flake, "rev-parse", "HEAD")
+		_, err = store.Evaluate(t.Context(), i)
+		if err == nil || !strings.HasSuffix(err.Error(), " doesn't fit its flake.nix") {
+			t.Errorf("without a lock: got error %v", err)
+		}
+	})
+}
+
 // A checkout that another user owns works, as a flake and as what overrides an
 // input; one that lies in somebody else's doesn't become his.
 func TestEvaluateForeignCheckout(t *testing.T) {
@@ -224,6 +258,27 @@ func TestEvaluateForeignCheckout(t *testing.T) {
 		untrust()
 		if left, _ := filepath.Glob(filepath.Join(os.Getenv("TMPDIR"), "nixos-closure-*")); left != nil {
 			t.Errorf("left behind: %v", left)
+		}
+
+		if !strings.HasPrefix(n.Version, "2.8.") { // which clones submodules from where they come from
+			if out, err := exec.Command("chown", "-R", fmt.Sprint(os.Geteuid()), other).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			super := filepath.Join(filepath.Dir(dep), "super")
+			if err := os.Mkdir(super, 0o755); err != nil {
+				t.Fatal(err)
+			}
+			writeFlake(t, super, `{ outputs = _: { host = derivation { name = import ./sub; system = "x86_64-linux"; builder = "none"; }; }; }`)
+			nixtest.Git(t, super, "init", "--quiet")
+			nixtest.Git(t, super, "-c", "protocol.file.allow=always", "submodule", "--quiet", "add", other, "sub")
+			nixtest.Git(t, super, "add", ".")
+			nixtest.Git(t, super, "commit", "--quiet", "--message", "x")
+			if out, err := exec.Command("chown", "-R", "4711", super).CombinedOutput(); err != nil {
+				t.Fatalf("%v: %s", err, out)
+			}
+			if d := evaluate(t, store, Installable{Flake: super + "?submodules=1", Attribute: "host"}); d.Name != "other" {
+				t.Errorf("of a checkout with a submodule: got %+v", d)
+			}
 		}
 
 		inside := filepath.Join(flake, "inside")
