@@ -102,6 +102,9 @@ func (r *recipe) installable(in *inputs, host pointer.Name) (nixstore.Installabl
 		Arguments: r.Arguments, ExpressionArguments: r.ExpressionArguments,
 	}
 	var err error
+	if in.dir != "/" { // where names are absolute but for the first letter
+		i.Name = cmp.Or(r.File, r.Flake.url, r.Flake.dir)
+	}
 	if r.File != "" {
 		if i.File, err = in.path(r.File); err != nil {
 			return i, fmt.Errorf("params.file: %w", err)

@@ -42,6 +42,9 @@ func main() {
 //go:embed driver.nix
 var driver []byte
 
+//go:embed flake.nix
+var flake []byte
+
 // A rehearsal is one that is going on.
 type rehearsal struct {
 	dir      string // everything is below it
@@ -132,6 +135,7 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 	}
 	files := map[string][]byte{
 		"config/driver.nix": driver,
+		"config/flake.nix":  flake,
 		"nix/nix.conf":      []byte("sandbox = true\nsandbox-paths =\nbuild-users-group =\nsubstituters =\n"),
 	}
 	for name, data := range files {
@@ -178,13 +182,6 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 	return nil
 }
 
-// untilFlakes builds from files what the pipeline builds from a flake, as long
-// as out can't build flakes.
-var untilFlakes = strings.NewReplacer(
-	`{flake: config, attribute: 'nixosConfigurations."((host))".config.system.build.toplevel'}`, "{file: config/default.nix, attribute: web-1}",
-	"{flake: config, attribute: ((test))}", "{file: config/driver.nix}",
-)
-
 // fillIn fills in the variables of a pipeline.
 func (r *rehearsal) fillIn(pipeline string) string {
 	values := map[string]string{
@@ -196,8 +193,9 @@ func (r *rehearsal) fillIn(pipeline string) string {
 		"tasks.uri":           ".",
 		"tasks.branch":        "main",
 		"host":                "web-1",
+		"test":                "checks.x86_64-linux.web-1.driver",
 	}
-	return regexp.MustCompile(`\(\(([^)]*)\)\)`).ReplaceAllStringFunc(untilFlakes.Replace(pipeline), func(v string) string { return values[strings.Trim(v, "()")] })
+	return regexp.MustCompile(`\(\(([^)]*)\)\)`).ReplaceAllStringFunc(pipeline, func(v string) string { return values[strings.Trim(v, "()")] })
 }
 
 // play lets the pipeline do what there is to do.
@@ -422,7 +420,7 @@ var unstable = []struct {
 
 // noise is what Nix says of each derivation, in any order, and what out says of
 // the sample's initrd: each build of it has other inodes in it.
-var noise = regexp.MustCompile(`^( {2}|building '|these \d|this deriv|warning: the cache has)`)
+var noise = regexp.MustCompile(`^( {2}|building '|these \d|this deriv|copying path '|warning: the cache has)`)
 
 func (r *rehearsal) unfence() {
 	if r.fenced {

@@ -2,6 +2,7 @@ package nixstore
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	_ "embed"
 	"encoding/json"
@@ -24,6 +25,7 @@ import (
 type Installable struct {
 	File  string // of Nix, or the directory of a default.nix; or else
 	Flake string // a reference to a flake, without a fragment; a directory by its absolute path
+	Name  string // what people call that; by default, the same
 
 	// The path of an attribute in what the file or the flake evaluates to, as
 	// Nix writes it, with quotes where need be; empty for the whole.
@@ -37,15 +39,13 @@ type Installable struct {
 }
 
 func (i Installable) String() string {
-	of := i.File
-	if i.Flake != "" {
-		of = i.Flake
-	}
 	if i.Attribute == "" {
-		return of
+		return i.name()
 	}
-	return i.Attribute + " of " + of
+	return i.Attribute + " of " + i.name()
 }
+
+func (i Installable) name() string { return cmp.Or(i.Name, i.Flake, i.File) }
 
 // A Derivation is what an Installable evaluates to: one output of a recipe in
 // the store.

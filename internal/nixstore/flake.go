@@ -64,10 +64,10 @@ func (s *Store) checkLockNow(ctx context.Context, i Installable) error {
 		if _, err := os.Stat(filepath.Join(dir, "flake.lock")); errors.Is(err, fs.ErrNotExist) {
 			inputs, err := s.flakeInputs(ctx, dir)
 			if err != nil {
-				return fmt.Errorf("the flake %s can't be evaluated: %w", dir, err)
+				return fmt.Errorf("the flake %s can't be evaluated: %w", i.name(), err)
 			}
 			if len(inputs) > 0 {
-				return hint.With(fmt.Errorf("the flake %s has inputs (%s), but no flake.lock", dir, few(inputs)), lockAdvice)
+				return hint.With(fmt.Errorf("the flake %s has inputs (%s), but no flake.lock", i.name(), few(inputs)), lockAdvice)
 			}
 		}
 	}
@@ -92,7 +92,7 @@ func (s *Store) checkLockNow(ctx context.Context, i Installable) error {
 var lockChanges = regexp.MustCompile(`error: .*requires lock file changes but|error: .*cannot write modified lock file|while updating the flake input '`)
 
 func unfitLock(i Installable) error {
-	return hint.With(fmt.Errorf("the flake.lock of %s doesn't fit its flake.nix", i.Flake), lockAdvice)
+	return hint.With(fmt.Errorf("the flake.lock of %s doesn't fit its flake.nix", i.name()), lockAdvice)
 }
 
 const lockAdvice = "a put never writes a lock file: run nix flake lock where the flake is developed, and commit flake.lock"
