@@ -62,11 +62,18 @@ func TestStories(t *testing.T) {
 
 // TestNixStories runs those that need a Nix, with each that we support.
 func TestNixStories(t *testing.T) {
-	nixtest.Each(t, func(t *testing.T, nix *nixtest.Nix) {
-		sample := nixtest.Sample(t)
-		runStories(t, "testdata/nix", func(t testing.TB, env *testscript.Env) error {
-			return errors.Join(setUpNix(t, env, nix, sample), setUpStory(t, env))
-		})
+	nixtest.Each(t, func(t *testing.T, nix *nixtest.Nix) { runNixStories(t, nix, "testdata/nix") })
+}
+
+// TestCurrentNixStories runs those for which Nix 2.8 won't do.
+func TestCurrentNixStories(t *testing.T) {
+	runNixStories(t, nixtest.Current(t), "testdata/current")
+}
+
+func runNixStories(t *testing.T, nix *nixtest.Nix, dir string) {
+	sample := nixtest.Sample(t)
+	runStories(t, dir, func(t testing.TB, env *testscript.Env) error {
+		return errors.Join(setUpNix(t, env, nix, sample), setUpStory(t, env))
 	})
 }
 
