@@ -23,7 +23,7 @@ type remote struct {
 	sshopts string // for Nix's ssh: older ones take no port in a URL
 	program string
 	args    []string
-	env     []string
+	ssh     *sshAccess
 
 	idle  chan *daemon  // connections that nobody uses
 	spare chan struct{} // how many more there may be
@@ -46,7 +46,7 @@ func parseRemote(text string, ssh *sshAccess) (*remote, error) {
 	}
 	there := *u
 	there.Host = strings.TrimSuffix(u.Host, ":"+u.Port())
-	r := &remote{url: there.String(), sshopts: ssh.options, env: ssh.env(), idle: make(chan *daemon, maxConnections), spare: make(chan struct{}, maxConnections)}
+	r := &remote{url: there.String(), sshopts: ssh.options, ssh: ssh, idle: make(chan *daemon, maxConnections), spare: make(chan struct{}, maxConnections)}
 	for range maxConnections {
 		r.spare <- struct{}{}
 	}
@@ -144,7 +144,8 @@ func (r *remote) use(ctx context.Context, do func(*daemon) error) error {
 }
 
 func (r *remote) dial(ctx context.Context) (*daemon, error) {
-	d, err := startDaemon(r.program, r.args, r.env)
+	defer r.ssh.use()()
+	d, err := startDaemon(r.program, r.args, r.ssh.env())
 	if err != nil {
 		return nil, err
 	}

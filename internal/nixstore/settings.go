@@ -96,6 +96,17 @@ func (s *Store) conf(why purpose, i Isolation) (conf, netrc string) {
 	return b.String(), netrc
 }
 
+// logsIn says whether a process may have to log in to another machine by ssh.
+func (s *Settings) logsIn(why purpose) bool {
+	switch why {
+	case toEvaluate, toEvaluateFreely, toBuildThere:
+		return true
+	case toBuild:
+		return s.Builders != "" || strings.Contains(s.Lines, "builders")
+	}
+	return false
+}
+
 // direct are the variables that keep a proxy from between Nix and substituters
 // on this machine.
 func (s *Settings) direct() []string {

@@ -14,8 +14,9 @@ import (
 )
 
 // An sshAccess lets the ssh that Nix and git start log in to other machines. A
-// key never leaves this process, which signs with it as an agent: whoever gets
-// at the agent's socket may log in as long as it is there, but learns no key.
+// key never leaves this process, which signs with it as an agent, and does so only
+// while a process runs that may log in: whoever else gets at the agent's socket
+// may log in as well then, but learns no key.
 type sshAccess struct {
 	dir      string // for us alone
 	listener net.Listener
@@ -24,7 +25,8 @@ type sshAccess struct {
 
 	serving sync.WaitGroup
 	mu      sync.Mutex
-	conns   map[net.Conn]bool // nil once closed
+	conns   map[net.Conn]bool
+	users   int // processes that may log in
 }
 
 // sshOptions make ssh fail where it would ask somebody, and notice within a
@@ -62,21 +64,40 @@ func openSSH(settings *Settings) (_ *sshAccess, err error) {
 		return nil, err
 	}
 	a.agent, a.conns = true, map[net.Conn]bool{}
-	a.serving.Go(func() { a.serve(readOnly{keyring}) })
+	a.serving.Go(func() { a.serve(fixed{keyring}) })
 	return a, nil
 }
 
 func (a *sshAccess) socket() string { return filepath.Join(a.dir, "agent") }
 
-// A readOnly agent signs, and can't be locked or given other keys.
-type readOnly struct{ agent.ExtendedAgent }
+// use opens the agent until done is called.
+func (a *sshAccess) use() (done func()) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.users++
+	return sync.OnceFunc(func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if a.users--; a.users == 0 {
+			a.hangUp()
+		}
+	})
+}
 
-func (readOnly) Add(agent.AddedKey) error   { return errReadOnly }
-func (readOnly) Remove(ssh.PublicKey) error { return errReadOnly }
-func (readOnly) RemoveAll() error           { return errReadOnly }
-func (readOnly) Lock([]byte) error          { return errReadOnly }
+func (a *sshAccess) hangUp() {
+	for conn := range a.conns {
+		conn.Close()
+	}
+}
 
-var errReadOnly = errors.New("this agent can't be changed")
+// A fixed agent takes no notice of whoever wants to change it.
+type fixed struct{ agent.ExtendedAgent }
+
+func (fixed) Add(agent.AddedKey) error   { return nil }
+func (fixed) Remove(ssh.PublicKey) error { return nil }
+func (fixed) RemoveAll() error           { return nil }
+func (fixed) Lock([]byte) error          { return nil }
+func (fixed) Unlock([]byte) error        { return nil }
 
 func (a *sshAccess) serve(keys agent.Agent) {
 	for {
@@ -85,14 +106,14 @@ func (a *sshAccess) serve(keys agent.Agent) {
 			return // it is closed
 		}
 		a.mu.Lock()
-		open := a.conns != nil
+		open := a.users > 0
 		if open {
 			a.conns[conn] = true
 		}
 		a.mu.Unlock()
 		if !open {
 			conn.Close()
-			return
+			continue
 		}
 		a.serving.Go(func() {
 			agent.ServeAgent(keys, conn) // to its end
@@ -122,10 +143,8 @@ func (a *sshAccess) close() error {
 	if a.listener != nil {
 		err = a.listener.Close()
 		a.mu.Lock()
-		for conn := range a.conns {
-			conn.Close()
-		}
-		a.conns = nil
+		a.users = 0
+		a.hangUp()
 		a.mu.Unlock()
 		a.serving.Wait()
 		a.listener = nil

@@ -114,7 +114,11 @@ func (s *Store) runTo(ctx context.Context, why purpose, stdout, stderr io.Writer
 		if i, err = s.isolator.isolate(ctx); err != nil {
 			return err
 		}
-		c.env = append(slices.Clone(c.env), append(s.ssh.env(), s.settings.direct()...)...)
+		c.env = append(slices.Clone(c.env), s.settings.direct()...)
+	}
+	if s.settings.logsIn(why) {
+		defer s.ssh.use()()
+		c.env = append(c.env, s.ssh.env()...)
 	}
 	if why == toBuildThere {
 		c.env = append(c.env, "NIX_SSHOPTS="+s.remote.sshopts)
