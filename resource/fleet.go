@@ -101,11 +101,13 @@ func (f *fleet) going() []*host {
 // are no more than a hint at what the cache has.
 func (f *fleet) look(ctx context.Context) {
 	f.each(ctx, maxLooks, func(ctx context.Context, h *host) error {
-		err := h.trail.look(ctx)
-		if err != nil && !f.moves {
-			h.trail.history, err = new(pointer.History), nil
+		if f.moves {
+			return h.trail.lookToMove(ctx)
 		}
-		return err
+		if h.trail.look(ctx) != nil {
+			h.trail.history = new(pointer.History)
+		}
+		return nil
 	})
 }
 

@@ -2,6 +2,7 @@ package e2e_test
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -12,8 +13,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -290,9 +293,7 @@ func TestFleet(t *testing.T) {
 func TestFleetIsEvaluatedByFew(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nixtest.Current(t), directory(t.TempDir()))
-	r.edit(t, "flake.nix", `{ outputs = _: { nixosConfigurations = builtins.mapAttrs
-		(name: host: assert builtins.foldl' (a: b: a + b) 0 (builtins.genList (n: n) 2000000) > 0; host)
-		(import ./fleet.nix { hosts = 7; }); }; }`)
+	r.flake(t, "hosts = 7; work = 2000000;")
 	stop, most := make(chan struct{}), make(chan int)
 	go func() {
 		highest := 0
@@ -315,6 +316,34 @@ func TestFleetIsEvaluatedByFew(t *testing.T) {
 	if n := <-most; n != 3 {
 		t.Errorf("%d evaluations ran side by side, want 3", n)
 	}
+}
+
+// An evaluation that the kernel ends, as it does where memory runs out, takes
+// nobody else along.
+func TestFleetLosesAnEvaluation(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nixtest.Current(t), directory(t.TempDir()))
+	r.flake(t, "hosts = 2; work = 2000000;")
+	killed := make(chan error, 1)
+	go func() {
+		for range 10000 {
+			if found := evaluations(filepath.Join(r.sources, "config")); len(found) > 0 {
+				pid, _ := strconv.Atoi(filepath.Base(filepath.Dir(found[0])))
+				killed <- syscall.Kill(pid, syscall.SIGKILL)
+				return
+			}
+			time.Sleep(time.Millisecond)
+		}
+		killed <- errors.New("nothing is evaluated")
+	}()
+	log, err := r.buildAll("--all", "--eval-workers", "1")
+	if err := <-killed; err != nil {
+		t.Fatal(err)
+	}
+	if err == nil {
+		t.Error("the build is green, though an evaluation was killed")
+	}
+	wantLog(t, log, "^error: web-1: .* can't be evaluated .*killed", "^hint: perhaps memory ran out: .*eval_workers", "^error: failed: 1 of 2 hosts: web-1$", "^sent [0-9]+ paths")
 }
 
 // evaluations are the processes that evaluate hosts of a flake.

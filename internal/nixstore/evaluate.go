@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"syscall"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -221,6 +222,10 @@ func evaluationError(i Installable, said string, err error) error {
 	message, advice := lastError(said)
 	if noAttribute.MatchString(message) {
 		message = "there is no such attribute"
+	}
+	if exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL { // which it isn't if it ended by itself
+		return hint.With(fmt.Errorf("%s can't be evaluated (nix: %w)", i, err),
+			"perhaps memory ran out: a system takes up to 2 GiB; of many hosts, evaluate fewer side by side (eval_workers)")
 	}
 	if message == "" {
 		return fmt.Errorf("%s can't be evaluated (nix: %w)", i, err)
