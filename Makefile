@@ -18,6 +18,7 @@ rehearsal: build ## play a whole pipeline without Concourse: prints docs/tutoria
 .PHONY: test
 test: lint build ## all tests, against real Nixes and real servers, with the race detector
 	ci/get
+	ci/get buildah runc nixos-nix
 	ci/servers/build
 	NIXOS_CLOSURE_TEST_REQUIRE=1 go test -race -timeout 30m ./...
 
@@ -31,6 +32,17 @@ soak: ## let the network play up for ten minutes (FAULT_SECONDS has the time, FA
 	ci/get
 	ci/servers/build
 	NIXOS_CLOSURE_TEST_REQUIRE=1 FAULT_SECONDS=$${FAULT_SECONDS:-600} go test -timeout 0 -v -run TestFaultsAtRandom ./ci/e2e
+
+.PHONY: image
+image: ## build the images without a registry, test them, and leave bin/image/{full,slim}/rootfs.tgz
+	ci/get current busybox buildah runc nixos-nix
+	ci/servers/build
+	@for target in slim full tests; do \
+	  echo "building $$target"; \
+	  VERSION=$(version) REVISION=$$(git rev-parse HEAD) IMAGE_GOCACHE=$(CURDIR)/.cache/images/go ci/image/build bin/image/$$target $$target || exit; \
+	done
+	ci/image/build bin/image/slim-arm64 slim linux/arm64
+	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_IMAGES=$(CURDIR)/bin/image NIXOS_CLOSURE_TEST_IMAGE_VERSION=$(version) go test -count=1 ./ci/image
 
 .PHONY: bench
 bench: ## measure against nix copy, into docs/performance.md (ci/bench/main.go has the settings)
@@ -51,10 +63,13 @@ lint: ## what tools can see without running anything
 	ci/get shellcheck
 	shellcheck --shell=sh ci/tasks/*.sh
 
+# What the programs say of themselves: the last release, and how many commits ago it was.
+version = $(or $(patsubst v%,%,$(shell git describe --tags --match 'v*' 2>/dev/null)),dev)
 platforms := bin/linux-amd64 bin/linux-arm64
 
 .PHONY: build $(platforms)
 build: $(platforms) ## the programs, static, in bin/linux-amd64 and bin/linux-arm64
 
 $(platforms): bin/linux-%:
-	CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -ldflags '-s -w' -o $@/ ./cmd/...
+	CGO_ENABLED=0 GOOS=linux GOARCH=$* go build -trimpath -buildvcs=false \
+	  -ldflags '-s -w -X github.com/nixos-closure/nixos-closure-resource/internal/version.Number=$(version)' -o $@/ ./cmd/...

@@ -25,7 +25,7 @@ const module = "github.com/nixos-closure/nixos-closure-resource/"
 // resource hands to it.
 var rooms = map[string][]string{
 	"cmd":                  {"resource", "internal/command"},
-	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint"},
+	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint", "internal/version"},
 	"resource":             {"internal/handover", "internal/changes", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/substituter": {"internal/cache", "internal/blob", "internal/nix"},
 	"internal/handover":    {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
@@ -33,10 +33,11 @@ var rooms = map[string][]string{
 	"internal/cache":       {"internal/blob", "internal/nar", "internal/nix", "internal/hint"},
 	"internal/pointer":     {"internal/blob", "internal/nix", "internal/hint"},
 	"internal/nixstore":    {"internal/nar", "internal/nix", "internal/hint"},
-	"internal/blob":        {"internal/hint"},
+	"internal/blob":        {"internal/hint", "internal/version"},
 	"internal/nar":         {},
 	"internal/nix":         {"internal/hint"},
 	"internal/hint":        {},
+	"internal/version":     {},
 }
 
 // What only tests and people at work on this project use: it may import what it

@@ -9,6 +9,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	_ "time/tzdata" // an image from scratch has no time zones of its own
 )
 
 // A Step is what Concourse starts one of the three programs with.

@@ -69,6 +69,6 @@ func assumedRole(provider aws.CredentialsProvider, l s3Location, config Config, 
 		options.BaseEndpoint = &l.endpoint
 	}
 	return stscreds.NewAssumeRoleProvider(sts.New(options), config.AWSRoleARN, func(o *stscreds.AssumeRoleOptions) {
-		o.RoleSessionName = userAgent
+		o.RoleSessionName = product
 	})
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/version"
 )
 
 // Patience is how long a store that is reached over the network bears with it.
@@ -24,8 +25,8 @@ type Patience struct {
 // large upload together.
 var DefaultPatience = Patience{Retry: retry.Default, Stall: time.Minute}
 
-// userAgent is how we introduce ourselves to servers.
-const userAgent = "nixos-closure"
+// product is how we introduce ourselves to servers; our version goes with it.
+const product = "nixos-closure"
 
 // authorities returns whom the configuration trusts to vouch for servers: those
 // that it names, besides the system's. Nil stands for the system's alone, whose
@@ -91,7 +92,7 @@ type identified struct{ next http.RoundTripper }
 
 func (t identified) RoundTrip(request *http.Request) (*http.Response, error) {
 	request = request.Clone(request.Context())
-	request.Header.Set("User-Agent", userAgent)
+	request.Header.Set("User-Agent", product+"/"+version.Number)
 	return t.next.RoundTrip(request)
 }
 

@@ -16,6 +16,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/s3test"
+	"github.com/nixos-closure/nixos-closure-resource/internal/version"
 )
 
 // TestS3Requests looks at what goes over the wire, beyond what S3 demands.
@@ -42,7 +43,7 @@ func TestS3Requests(t *testing.T) {
 			}
 			header := fake.asked()[0].Header
 			for key, value := range map[string]string{
-				"User-Agent":          "nixos-closure",
+				"User-Agent":          "nixos-closure/" + version.Number,
 				"Content-Type":        "text/x-nix-narinfo",
 				"Cache-Control":       "no-cache",
 				"X-Amz-Storage-Class": "STANDARD_IA",

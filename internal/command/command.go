@@ -27,6 +27,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/version"
 	"github.com/nixos-closure/nixos-closure-resource/resource"
 )
 
@@ -79,12 +80,14 @@ and from flags. What comes later in this list wins.
 Exit status: 0 done; 1 failed; 2 wrong arguments or source, nothing was done;
 3 verify has found damage; 4 refused to move the pointer, because it has moved
 meanwhile or has a newer promotion.`,
+		Version:            version.Number,
 		SilenceErrors:      true,
 		SilenceUsage:       true,
 		DisableSuggestions: true, // explain makes them
 		PersistentPreRun:   func(*cobra.Command, []string) { a.began = true },
 	}
 	root.SetOut(a.stdout)
+	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	a.settings.addFlags(root.PersistentFlags())
 	root.PersistentFlags().BoolVar(&a.asJSON, "json", false, "print JSON instead of tables")
 	root.AddCommand(
