@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
@@ -148,7 +149,7 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 	p.Console.Say("evaluating %s", installable)
 	derivation, err := local.Evaluate(ctx, installable)
 	if err != nil {
-		return nil, err
+		return nil, p.adviseHost(ctx, local, installable, err)
 	}
 	if p.params.Flake.url != "" {
 		if p.revision, err = local.Revision(ctx, installable); err != nil {
@@ -156,6 +157,21 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 		}
 	}
 	return p.makeOrFind(ctx, local, derivation)
+}
+
+// adviseHost adds to the error of evaluating a host of a flake which hosts there
+// are, if it isn't one of them.
+func (p *publisher) adviseHost(ctx context.Context, local *nixstore.Store, i nixstore.Installable, err error) error {
+	host := cmp.Or(p.params.Flake.host, string(p.source.Pointer))
+	if !errors.Is(err, nixstore.ErrNoAttribute) || i.Attribute != toplevel(host) {
+		return err
+	}
+	i.Attribute = "nixosConfigurations"
+	hosts, listErr := local.Attributes(ctx, i)
+	if listErr != nil || slices.Contains(hosts, host) {
+		return err
+	}
+	return hint.With(err, "its nixosConfigurations are: %s", few(hosts))
 }
 
 // makeOrFind returns what a derivation makes: from the cache, if that has it

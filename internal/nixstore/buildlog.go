@@ -18,11 +18,12 @@ import (
 type buildLog struct {
 	w          io.Writer
 	unfinished []byte // line
+	endless    bool   // it was too long, and what comes before its end is dropped
 	running    map[uint64]*build
 	begun      []nix.StorePath
 	ended      []*build // the last ones
-	errors     []string
-	diskFull   bool // or so somebody has said
+	errors     []string // but for those that others led to
+	diskFull   bool     // or so somebody has said
 }
 
 // A build is that of one derivation.
@@ -35,6 +36,8 @@ const (
 	keptLines  = 20  // of each build
 	keptBytes  = 500 // of each of these
 	keptBuilds = 200 // that have ended: whether they failed is told in the end
+
+	longestLine = 1 << 20 // bytes; of a longer one, the rest is dropped
 )
 
 func newBuildLog(w io.Writer) *buildLog {
@@ -44,11 +47,17 @@ func newBuildLog(w io.Writer) *buildLog {
 func (l *buildLog) Write(p []byte) (int, error) {
 	l.unfinished = append(l.unfinished, p...)
 	for {
-		line, rest, ok := bytes.Cut(l.unfinished, []byte("\n"))
-		if !ok {
+		line, rest, ended := bytes.Cut(l.unfinished, []byte("\n"))
+		tooLong := len(line) > longestLine
+		switch {
+		case !ended && !tooLong:
 			return len(p), nil
+		case tooLong && !l.endless:
+			fmt.Fprintf(l.w, "(a line of more than %d bytes is left out)\n", longestLine)
+		case !tooLong && !l.endless:
+			l.line(string(line))
 		}
-		l.line(string(line))
+		l.endless = !ended
 		l.unfinished = rest
 	}
 }
@@ -65,7 +74,9 @@ func (l *buildLog) line(line string) {
 	}
 	switch {
 	case e.Action == "msg" && e.Level == levelError:
-		l.errors = append(l.errors, colours.ReplaceAllString(e.Message, ""))
+		if text := colours.ReplaceAllString(e.Message, ""); !consequence.MatchString(text) {
+			l.errors = append(l.errors, text)
+		}
 	case e.Action == "msg" && e.Level <= levelInfo && !strings.Contains(e.Message, "--add-root"):
 		fmt.Fprintln(l.w, colours.ReplaceAllString(e.Message, ""))
 	case e.Action == "start":
@@ -136,15 +147,11 @@ var binary = regexp.MustCompile("[\x00-\x08]+")
 
 var colours = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-// failed are the derivations that errors name, but for those that failed only
-// because others did.
+// failed are the derivations that errors name.
 func (l *buildLog) failed() []Failure {
 	var failures []Failure
 	seen := map[nix.StorePath]bool{}
 	for _, text := range l.errors {
-		if consequence.MatchString(text) {
-			continue
-		}
 		path, err := nix.ParseStorePath(derivationName.FindString(text))
 		if err != nil || seen[path] {
 			continue
@@ -155,15 +162,12 @@ func (l *buildLog) failed() []Failure {
 	return failures
 }
 
-// message is the last error that isn't due to another one.
+// message is the last error.
 func (l *buildLog) message() string {
-	message := "Nix didn't say why"
-	for _, text := range l.errors {
-		if !consequence.MatchString(text) {
-			message = reason(text)
-		}
+	if len(l.errors) == 0 {
+		return "Nix didn't say why"
 	}
-	return message
+	return reason(l.errors[len(l.errors)-1])
 }
 
 var (

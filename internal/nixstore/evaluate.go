@@ -212,6 +212,10 @@ func few(words []string) string {
 	return strings.Join(words, ", ")
 }
 
+// ErrNoAttribute is wrapped by the error of evaluating an attribute that a flake
+// hasn't got.
+var ErrNoAttribute = errors.New("there is no such attribute")
+
 // evaluationError says why an evaluation failed, by the last error that Nix has
 // told of: what stands before it says how Nix came there.
 func evaluationError(i Installable, said string, err error) error {
@@ -221,7 +225,11 @@ func evaluationError(i Installable, said string, err error) error {
 	}
 	message, advice := lastError(said)
 	if noAttribute.MatchString(message) {
-		message = "there is no such attribute"
+		err = fmt.Errorf("%s can't be evaluated: %w", i, ErrNoAttribute)
+		if advice != "" {
+			err = hint.With(err, "%s", advice)
+		}
+		return err
 	}
 	if exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL { // which it isn't if it ended by itself
 		return hint.With(fmt.Errorf("%s can't be evaluated (nix: %w)", i, err),

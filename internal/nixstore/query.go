@@ -59,7 +59,7 @@ func (e *queryError) unknown() bool {
 // A tail keeps the end of what is written to it.
 type tail struct{ b []byte }
 
-const tailSize = 4 << 10
+const tailSize = 32 << 10
 
 func (t *tail) Write(p []byte) (int, error) {
 	t.b = append(t.b, p...)
