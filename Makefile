@@ -44,6 +44,11 @@ image: ## build the images without a registry, test them, and leave bin/image/{f
 	ci/image/build bin/image/slim-arm64 slim linux/arm64
 	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_IMAGES=$(CURDIR)/bin/image NIXOS_CLOSURE_TEST_IMAGE_VERSION=$(version) go test -count=1 ./ci/image
 
+.PHONY: vm-test
+vm-test: ## boot machines, and see what the test of a system lets through and what it doesn't
+	ci/get current busybox vm
+	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_BOOT=all go test -v -run TestBoot ./ci/rehearsal
+
 .PHONY: bench
 bench: ## measure against nix copy, into docs/performance.md (ci/bench/main.go has the settings)
 	go run ./ci/bench
@@ -61,7 +66,7 @@ lint: ## what tools can see without running anything
 	go vet ./...
 	go tool -modfile=ci/tools/go.mod staticcheck ./...
 	ci/get shellcheck
-	shellcheck --shell=sh ci/tasks/*.sh
+	shellcheck --shell=sh ci/tasks/*.sh ci/rehearsal/machine/*.sh
 
 # What the programs say of themselves: the last release, and how many commits ago it was.
 version = $(or $(patsubst v%,%,$(shell git describe --tags --match 'v*' 2>/dev/null)),dev)

@@ -501,7 +501,7 @@ func TestDeployNothing(t *testing.T) {
 }
 
 // The driver of a VM test runs in a root that holds nothing but its closure. (It
-// boots no machine here: docs/testing.md has one that does.)
+// boots no machine here: that of TestBoot, in ci/rehearsal, does.)
 func TestNixosTest(t *testing.T) {
 	n := nixtest.Current(t)
 	store, sources := n.NewStore(t), nixtest.Sample(t)
@@ -555,6 +555,7 @@ in {
 			}
 			contains(t, out, test.want)
 			if test.driver == "driver" {
+				contains(t, out, "without KVM") // which nobody can have who may not make a device
 				contains(t, string(read(t, k.path("test-output/machine.log"))), "booted")
 			}
 		})

@@ -52,6 +52,8 @@ type rehearsal struct {
 	out      io.Writer
 	secret   string
 	public   string
+	files    map[string][]byte // of the config, besides the sample
+	edit     *strings.Replacer // of the pipeline
 	engine   *concourse.Engine
 	fenced   bool              // a block of code is open
 	labels   map[string]string // of hashes
@@ -59,7 +61,7 @@ type rehearsal struct {
 
 // rehearse plays the story, and writes it down.
 func rehearse(ctx context.Context, programs string, out io.Writer) (err error) {
-	r := &rehearsal{out: out, labels: map[string]string{}}
+	r := &rehearsal{out: out, labels: map[string]string{}, files: map[string][]byte{"driver.nix": driver, "flake.nix": flake}, edit: strings.NewReplacer()}
 	if r.programs, err = filepath.Abs(programs); err != nil {
 		return err
 	}
@@ -134,9 +136,10 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 		return err
 	}
 	files := map[string][]byte{
-		"config/driver.nix": driver,
-		"config/flake.nix":  flake,
-		"nix/nix.conf":      []byte("sandbox = true\nsandbox-paths =\nbuild-users-group =\nsubstituters =\n"),
+		"nix/nix.conf": []byte("sandbox = true\nsandbox-paths =\nbuild-users-group =\nsubstituters =\n"),
+	}
+	for name, data := range r.files {
+		files["config/"+name] = data
 	}
 	for name, data := range files {
 		if err := os.MkdirAll(filepath.Dir(r.path(name)), 0o755); err != nil {
@@ -195,7 +198,7 @@ func (r *rehearsal) fillIn(pipeline string) string {
 		"host":                "web-1",
 		"test":                "checks.x86_64-linux.web-1.driver",
 	}
-	return regexp.MustCompile(`\(\(([^)]*)\)\)`).ReplaceAllStringFunc(pipeline, func(v string) string { return values[strings.Trim(v, "()")] })
+	return regexp.MustCompile(`\(\(([^)]*)\)\)`).ReplaceAllStringFunc(r.edit.Replace(pipeline), func(v string) string { return values[strings.Trim(v, "()")] })
 }
 
 // play lets the pipeline do what there is to do.

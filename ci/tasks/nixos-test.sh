@@ -12,7 +12,7 @@ if [ ! -e "$candidate" ]; then
 fi
 
 [ -e /dev/kvm ] || mknod /dev/kvm c 10 232 2>/dev/null || true
-if (: <>/dev/kvm) 2>/dev/null; then
+if [ -c /dev/kvm ] && (: <>/dev/kvm) 2>/dev/null; then
   chmod 666 /dev/kvm
   echo "testing $candidate, with KVM"
 else
