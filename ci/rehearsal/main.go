@@ -166,7 +166,12 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 		*key = string(data)
 	}
 
-	data, err := os.ReadFile("ci/examples/gated.yml")
+	return r.set("ci/examples/gated.yml")
+}
+
+// set makes a file the pipeline that is played.
+func (r *rehearsal) set(file string) error {
+	data, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
@@ -190,6 +195,8 @@ func (r *rehearsal) fillIn(pipeline string) string {
 	values := map[string]string{
 		"cache.url":           "file://" + r.path("cache"),
 		"cache.signing_key":   r.secret,
+		"cache.public_key":    r.public,
+		"release.public_key":  r.public,
 		"release.signing_key": r.secret,
 		"config.uri":          r.path("config"),
 		"config.branch":       "main",
@@ -320,7 +327,7 @@ func (g *git) Check(ctx context.Context, source map[string]any, from concourse.V
 	if source["uri"] == "." {
 		return []concourse.Version{{"ref": "as it lies there"}}, nil
 	}
-	out, err := exec.CommandContext(ctx, "git", "-C", source["uri"].(string), "rev-parse", "HEAD").Output()
+	out, err := exec.CommandContext(ctx, "git", "-C", source["uri"].(string), "rev-parse", source["branch"].(string)).Output()
 	return []concourse.Version{{"ref": strings.TrimSpace(string(out))}}, err
 }
 
@@ -334,8 +341,17 @@ func (g *git) Get(ctx context.Context, source map[string]any, version concourse.
 	return g.run(ctx, destination, "git", "checkout", "--quiet", "--detach", version["ref"])
 }
 
-func (g *git) Put(context.Context, map[string]any, map[string]any, string) (concourse.Version, error) {
-	return nil, errors.New("nobody puts to a repository here")
+func (g *git) Put(ctx context.Context, source map[string]any, params map[string]any, sources string) (concourse.Version, error) {
+	repository := filepath.Join(sources, params["repository"].(string))
+	args := []string{"push", "--quiet", source["uri"].(string), fmt.Sprintf("HEAD:refs/heads/%s", source["branch"])}
+	if params["force"] == true {
+		args = append(args, "--force")
+	}
+	if err := g.run(ctx, repository, "git", args...); err != nil {
+		return nil, err
+	}
+	out, err := exec.CommandContext(ctx, "git", "-C", repository, "rev-parse", "HEAD").Output()
+	return concourse.Version{"ref": strings.TrimSpace(string(out))}, err
 }
 
 // run runs a program that nobody needs to see.
