@@ -59,9 +59,16 @@ type rehearsal struct {
 	labels   map[string]string // of hashes
 }
 
+func newRehearsal(out io.Writer) *rehearsal {
+	return &rehearsal{
+		out: out, labels: map[string]string{},
+		files: map[string][]byte{"driver.nix": driver, "flake.nix": flake}, edit: strings.NewReplacer(),
+	}
+}
+
 // rehearse plays the story, and writes it down.
 func rehearse(ctx context.Context, programs string, out io.Writer) (err error) {
-	r := &rehearsal{out: out, labels: map[string]string{}, files: map[string][]byte{"driver.nix": driver, "flake.nix": flake}, edit: strings.NewReplacer()}
+	r := newRehearsal(out)
 	if r.programs, err = filepath.Abs(programs); err != nil {
 		return err
 	}

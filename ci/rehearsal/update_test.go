@@ -116,7 +116,7 @@ func newNights(t *testing.T) *nights {
 	}
 	t.Chdir("../..")
 	said := new(bytes.Buffer)
-	n := &nights{rehearsal: &rehearsal{out: said, labels: map[string]string{}}, t: t, said: said}
+	n := &nights{rehearsal: newRehearsal(said), t: t, said: said}
 	n.programs, n.dir = programs, t.TempDir()
 	t.Cleanup(n.remove)
 	n.must(n.prepare(t.Context()))
