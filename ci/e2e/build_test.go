@@ -1,11 +1,9 @@
 package e2e_test
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/rand"
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -73,25 +71,34 @@ func TestUnchangedFlake(t *testing.T) {
 	})
 }
 
-// A put that is ended while it builds, as Concourse does at an abort or at a
-// timeout, or killed, ends with all that it has started, however deaf the builder
-// is. It leaves neither generation nor lease nor file, and putting again finishes it.
+// A put that is ended while it evaluates or builds, as Concourse does at an abort
+// or at a timeout, or killed, ends with all that it has started, however deaf the
+// builder is. It leaves neither generation nor lease nor file, and putting again
+// finishes it.
 func TestEndedBuild(t *testing.T) {
 	t.Parallel()
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
-		signals := []syscall.Signal{syscall.SIGTERM}
-		if !strings.HasPrefix(n.Version, "2.8.") { // which, when it is killed itself, leaves its builder to the end of the container
-			signals = append(signals, syscall.SIGKILL)
+		tests := []struct {
+			name, host string
+			signal     syscall.Signal
+		}{
+			{"ended while it builds", "import ./slow.nix", syscall.SIGTERM},
+			{"ended while it evaluates", `(import ./lib.nix).build (builtins.readFile "${import ./slow.nix}/name") { } "mkdir $out"`, syscall.SIGTERM},
+			{"killed", "import ./slow.nix", syscall.SIGKILL},
 		}
-		for _, signal := range signals {
-			t.Run(signal.String(), func(t *testing.T) {
+		if strings.HasPrefix(n.Version, "2.8.") { // which, when it is killed itself, leaves its builder to the end of the container
+			tests = tests[:2]
+		}
+		for _, test := range tests {
+			t.Run(test.name, func(t *testing.T) {
 				t.Parallel()
 				r := newRig(t, n, directory(t.TempDir()))
 				marker := "marker-" + rand.Text()
 				config := filepath.Join(r.sources, "config")
 				for name, text := range map[string]string{
-					"flake.nix": "{ outputs = _: { host = import ./slow.nix; }; }",
-					"slow.nix":  `(import ./lib.nix).build "slow" { } "trap : TERM; ` + "if [ -s ${./motd} ]; then echo begun >&2; while :; do sleep 1000 " + marker + ` || :; done; fi; mkdir $out"`,
+					"flake.nix": "{ outputs = _: { host = " + test.host + "; }; }",
+					"slow.nix": `(import ./lib.nix).build "slow" { } "trap : TERM; if [ -s ${./motd} ]; then ` +
+						`while :; do sleep 1000 ` + marker + ` || :; done; fi; mkdir $out; printf host > $out/name"`,
 				} {
 					if err := os.WriteFile(filepath.Join(config, name), []byte(text), 0o644); err != nil {
 						t.Fatal(err)
@@ -99,25 +106,23 @@ func TestEndedBuild(t *testing.T) {
 				}
 				tmp := t.TempDir()
 				put := r.build(tmp)
-				stderr, err := put.StderrPipe()
-				if err != nil {
-					t.Fatal(err)
-				}
+				var stderr strings.Builder
+				put.Stderr = &stderr
 				if err := put.Start(); err != nil {
 					t.Fatal(err)
 				}
-				var log strings.Builder
-				for lines := bufio.NewScanner(stderr); lines.Scan(); {
-					fmt.Fprintln(&log, lines.Text())
-					if strings.Contains(lines.Text(), "slow> begun") {
-						if len(processes(t, marker)) == 0 {
-							t.Error("the builder isn't found")
-						}
-						put.Process.Signal(signal)
+				ended := make(chan error, 1)
+				go func() { ended <- put.Wait() }()
+				for len(processes(t, marker)) == 0 {
+					select {
+					case err := <-ended:
+						t.Fatalf("the put has ended by itself (%v):\n%s", err, &stderr)
+					case <-time.After(50 * time.Millisecond):
 					}
 				}
-				if err := put.Wait(); err == nil || !strings.Contains(log.String(), "slow> begun") {
-					t.Fatalf("the put has ended by itself (%v):\n%s", err, &log)
+				put.Process.Signal(test.signal)
+				if err := <-ended; err == nil {
+					t.Errorf("the put has succeeded:\n%s", &stderr)
 				}
 				for deadline := time.Now().Add(10 * time.Second); len(processes(t, marker)) > 0; time.Sleep(50 * time.Millisecond) {
 					if time.Now().After(deadline) {
@@ -128,7 +133,7 @@ func TestEndedBuild(t *testing.T) {
 				if err != nil || len(left) > 0 {
 					t.Errorf("the cache has %v (%v)", left, err)
 				}
-				if files, _ := filepath.Glob(filepath.Join(tmp, "*")); signal == syscall.SIGTERM && len(files) > 0 {
+				if files, _ := filepath.Glob(filepath.Join(tmp, "*")); test.signal == syscall.SIGTERM && len(files) > 0 {
 					t.Errorf("left behind: %v", files)
 				}
 
