@@ -10,7 +10,9 @@ import (
 
 // How far FetchInOrder reads ahead: so many NARs, and so many chunks of each.
 // Most NARs of a system are no larger than that, so that waiting for one is
-// waiting for all; in all it is 16 MiB, besides what maxFetches says of each.
+// waiting for all; in all it is 16 MiB, besides what maxFetches says of each. A
+// larger NAR is begun when its turn has come: no server is kept waiting for us
+// to read on, which many don't put up with.
 const (
 	maxAhead    = 8
 	chunksAhead = 32
@@ -36,7 +38,7 @@ func (c *Cache) FetchInOrder(ctx context.Context, closure *Closure, sink Sink, m
 	readers.Go(func() {
 		defer close(queue)
 		for _, ni := range paths {
-			a := &aheadReader{ni: ni, chunks: make(chan []byte, chunksAhead), idle: idle}
+			a := &aheadReader{ni: ni, turn: make(chan struct{}), chunks: make(chan []byte, chunksAhead), idle: idle}
 			readers.Go(func() { a.fill(ctx, c, meter) })
 			select {
 			case queue <- a:
@@ -46,6 +48,7 @@ func (c *Cache) FetchInOrder(ctx context.Context, closure *Closure, sink Sink, m
 		}
 	})
 	for a := range queue {
+		close(a.turn)
 		if err := sink.Restore(ctx, a.ni.Path, a); err != nil {
 			return err
 		}
@@ -60,9 +63,10 @@ func (c *Cache) FetchInOrder(ctx context.Context, closure *Closure, sink Sink, m
 // An aheadReader reads a NAR, verified, before it is asked to.
 type aheadReader struct {
 	ni     *NarInfo
-	chunks chan []byte // that were read
-	idle   chan []byte // chunks to use again
-	err    error       // after chunks is closed: that of the NAR, io.EOF if all is well
+	turn   chan struct{} // closed when it is
+	chunks chan []byte   // that were read
+	idle   chan []byte   // chunks to use again
+	err    error         // after chunks is closed: that of the NAR, io.EOF if all is well
 
 	chunk, rest []byte // being handed out, and what is left of it
 	ended       bool   // Read has returned io.EOF
@@ -71,6 +75,14 @@ type aheadReader struct {
 // fill reads the NAR.
 func (a *aheadReader) fill(ctx context.Context, c *Cache, meter *Meter) {
 	defer close(a.chunks)
+	if a.ni.NarSize > chunksAhead*chunkSize {
+		select {
+		case <-a.turn:
+		case <-ctx.Done():
+			a.err = ctx.Err()
+			return
+		}
+	}
 	r, err := c.openNAR(ctx, a.ni, nil)
 	if err != nil {
 		a.err = err

@@ -76,6 +76,39 @@ func TestFetchInOrder(t *testing.T) {
 	}
 }
 
+// No request waits for us to read on: what is open is the one whose turn it is,
+// or is read to its end at once.
+func TestFetchInOrderKeepsNobodyWaiting(t *testing.T) {
+	rec := &recorder{Store: blob.NewMemory()}
+	c := New(rec, Config{})
+	s, closure := wide(t, c)
+	large := map[string]nix.StorePath{}
+	for i := range closure.Paths {
+		if ni := &closure.Paths[i]; len(s.nars[ni.Path]) > chunksAhead*chunkSize {
+			large[ni.URL] = ni.Path
+		}
+	}
+	rec.requests("")
+	seen := map[string]bool{}
+	err := c.FetchInOrder(t.Context(), closure, sinkFunc(func(path nix.StorePath, r io.Reader) error {
+		for _, request := range rec.requests("") {
+			seen[request] = true
+		}
+		for request := range seen {
+			for url, other := range large {
+				if strings.HasSuffix(request, url) && other.Compare(path) > 0 {
+					t.Errorf("%s was begun when it was the turn of %s", other, path)
+				}
+			}
+		}
+		_, err := io.Copy(io.Discard, r)
+		return err
+	}), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
 // Whatever ends it early, nothing goes on behind its back.
 func TestFetchInOrderEnds(t *testing.T) {
 	c := New(blob.NewMemory(), Config{})
