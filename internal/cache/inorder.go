@@ -96,9 +96,14 @@ func (a *aheadReader) fill(ctx context.Context, c *Cache, meter *Meter) {
 		default:
 			chunk = make([]byte, chunkSize)
 		}
-		var n int
-		n, a.err = r.Read(chunk[:chunkSize])
+		n, err := io.ReadFull(r, chunk[:chunkSize]) // or else small reads would use up the chunks
+		if err != nil {
+			a.err = r.err
+		}
 		meter.Write(chunk[:n])
+		if n == 0 {
+			break
+		}
 		select {
 		case a.chunks <- chunk[:n]:
 		case <-ctx.Done():
