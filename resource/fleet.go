@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"strings"
@@ -177,9 +178,11 @@ func (f *fleet) find(ctx context.Context) error {
 func (f *fleet) build(ctx context.Context) ([]nix.PathInfo, error) {
 	byDerivation := map[nixstore.Derivation][]*host{}
 	var derivations []nixstore.Derivation
+	found := 0
 	for _, h := range f.going() {
 		switch {
 		case h.found != nil:
+			found++
 		case f.params.Build == buildNever:
 			h.err = hint.With(fmt.Errorf("%s is not in %s, whole, and may not be built", cmp.Or(h.root, h.derivation.Path), f.here),
 				"build it first, from the same sources, or leave out build: never")
@@ -190,8 +193,7 @@ func (f *fleet) build(ctx context.Context) ([]nix.PathInfo, error) {
 			byDerivation[h.derivation] = append(byDerivation[h.derivation], h)
 		}
 	}
-	going := len(f.going())
-	f.Console.Say("%s of %s in the cache, %d to be built", count(going-len(derivations), "closure"), count(going, "host"), len(derivations))
+	f.Console.Say("%s in the cache, %d to be built", count(found, "closure"), len(derivations))
 	if len(derivations) == 0 {
 		return nil, nil
 	}
@@ -225,12 +227,16 @@ func (f *fleet) build(ctx context.Context) ([]nix.PathInfo, error) {
 // in the local store.
 func (f *fleet) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, error) {
 	var roots []nix.StorePath
-	req := cache.PushRequest{Source: f.local, Upstreams: f.upstreams}
+	var found cache.Closure // the union of them
+	req := cache.PushRequest{Upstreams: f.upstreams}
 	union := map[nix.StorePath]nix.PathInfo{}
 	for _, h := range f.going() {
 		if h.found != nil {
-			for _, info := range h.found.Infos() {
-				union[info.Path] = info
+			for _, ni := range h.found.Paths {
+				if _, ok := union[ni.Path]; !ok {
+					union[ni.Path] = ni.PathInfo
+					found.Paths = append(found.Paths, ni)
+				}
 			}
 		}
 		if h.trail.known != nil {
@@ -241,9 +247,11 @@ func (f *fleet) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, 
 	if len(roots) == 0 {
 		return nil, nil
 	}
+	built := map[nix.StorePath]bool{}
 	for _, info := range infos {
-		union[info.Path] = info
+		union[info.Path], built[info.Path] = info, true
 	}
+	req.Source = mixedSource{f.local, f.here.Source(&found), built}
 	roots = nix.SortPaths(roots)
 	req.Root, req.Also, req.Infos = roots[0], roots[1:], slices.Collect(maps.Values(union))
 	pushed, err := push(ctx, f.Console, f.here, req)
@@ -258,6 +266,21 @@ func (f *fleet) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, 
 		h.closure = closures[h.root]
 	}
 	return pushed, nil
+}
+
+// A mixedSource has some paths in the local store and the others in a cache: our
+// own or, if they aren't in there, a substituter.
+type mixedSource struct {
+	local, cached cache.Source
+	isLocal       map[nix.StorePath]bool
+}
+
+// DumpNAR implements cache.Source.
+func (s mixedSource) DumpNAR(ctx context.Context, path nix.StorePath, w io.Writer) error {
+	if s.isLocal[path] {
+		return s.local.DumpNAR(ctx, path, w)
+	}
+	return s.cached.DumpNAR(ctx, path, w)
 }
 
 // move moves the hosts' pointers to their closures, that of the last host after

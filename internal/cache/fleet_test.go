@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -279,5 +280,64 @@ func TestAcceptedNarinfosAreNoExcuse(t *testing.T) {
 		if diff := cmp.Diff(read(t, place, narinfoKey(ni.Path)), ni.Text()); diff != "" {
 			t.Errorf("%s was taken from a forged manifest (-cache +taken)\n%s", ni.Path, diff)
 		}
+	}
+}
+
+// Fifty systems of two thousand paths, nearly all of which they share, as a put
+// finds them when nothing has changed; and what it then holds in memory.
+func BenchmarkClosuresOfFleet(b *testing.B) {
+	const hosts, shared, own = 50, 1900, 100
+	key := newKey(b, "test-1")
+	config := Config{RequireSigs: true, SigningKeys: []nix.SecretKey{key}}
+	place := blob.NewDirectory(b.TempDir())
+	made := &store{}
+	narinfo := func(name string, refs ...nix.StorePath) NarInfo {
+		made.add(b, name, "", refs...)
+		info := made.infos[len(made.infos)-1]
+		made.infos = nil // of these, only the narinfos are wanted
+		ni := NarInfo{PathInfo: info, URL: "nar/" + name + ".nar.zst", Compression: "zstd", FileHash: info.NarHash, FileSize: info.NarSize}
+		ni.Sign(config.SigningKeys)
+		return ni
+	}
+	var packages []NarInfo
+	for i := range shared {
+		var refs []nix.StorePath
+		for _, ni := range packages[max(0, i-8):] {
+			refs = append(refs, ni.Path)
+		}
+		packages = append(packages, narinfo(fmt.Sprint("package-", i), refs...))
+	}
+	var roots []nix.StorePath
+	for host := range hosts {
+		paths, refs := slices.Clone(packages), []nix.StorePath{}
+		for i := range own - 1 {
+			paths = append(paths, narinfo(fmt.Sprintf("own-%d-%d", host, i), packages[i].Path))
+		}
+		for _, ni := range paths {
+			refs = append(refs, ni.Path)
+		}
+		system := narinfo(fmt.Sprint("system-", host), refs...)
+		roots = append(roots, system.Path)
+		if err := New(place, config).writeManifest(b.Context(), &Closure{Root: system.Path, Paths: append(paths, system)}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	heap := func() int64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return int64(m.HeapAlloc)
+	}
+	before := heap()
+	for b.Loop() {
+		c := New(place, config)
+		closures, err := c.Closures(b.Context(), roots)
+		if err != nil || len(closures) != hosts {
+			b.Fatal(len(closures), err)
+		}
+		b.StopTimer()
+		b.ReportMetric(float64(heap()-before)/(1<<20), "MiB")
+		b.StartTimer()
+		runtime.KeepAlive(closures)
 	}
 }
