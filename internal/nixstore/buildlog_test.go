@@ -106,10 +106,10 @@ func TestBuildLogIsBounded(t *testing.T) {
 		t.Errorf("got %.100q, want %q", &w, want)
 	}
 
-	for id := range 2 * keptBuilds {
+	for id := range keptBuilds + 3 {
 		fmt.Fprintf(log, "@nix {\"action\":\"start\",\"fields\":[%q],\"id\":%d,\"level\":3,\"text\":\"\",\"type\":105}\n", nginx, id)
-		for range 2 * keptLines {
-			fmt.Fprintf(log, "@nix {\"action\":\"result\",\"fields\":[%q],\"id\":%d,\"type\":101}\n", strings.Repeat("y", 2*keptBytes), id)
+		for range keptLines + 1 {
+			fmt.Fprintf(log, "@nix {\"action\":\"result\",\"fields\":[%q],\"id\":%d,\"type\":101}\n", strings.Repeat("y", keptBytes+1), id)
 		}
 		fmt.Fprintf(log, "@nix {\"action\":\"stop\",\"id\":%d}\n", id)
 	}

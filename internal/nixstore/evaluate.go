@@ -224,6 +224,12 @@ func evaluationError(i Installable, said string, err error) error {
 		return fmt.Errorf("evaluating %s: %w", i, err)
 	}
 	message, advice := lastError(said)
+	switch feature := disabledFeature.FindStringSubmatch(message); {
+	case impureAdvice.MatchString(message):
+		message, advice = impureAdvice.ReplaceAllString(message, ""), "a flake may look at the machine with impure: true"
+	case feature != nil:
+		message, advice = feature[1], "let nix_config say extra-experimental-features = "+feature[2]
+	}
 	if noAttribute.MatchString(message) {
 		err = fmt.Errorf("%s can't be evaluated: %w", i, ErrNoAttribute)
 		if advice != "" {
@@ -273,6 +279,9 @@ func lastError(said string) (message, advice string) {
 
 var (
 	errorStart = regexp.MustCompile(`(?m)^\s*error:`)
+	// What Nix advises in words of its own command line.
+	impureAdvice    = regexp.MustCompile(` \(use '?--impure'? to override\)`)
+	disabledFeature = regexp.MustCompile(`^(experimental Nix feature '([a-z-]+)' is disabled)`)
 	// Nix names it, and all that it might have been short for.
 	noAttribute = regexp.MustCompile(`^flake '[^']*' does not provide attribute `)
 	sourceLine  = regexp.MustCompile(`^[0-9]*\|`)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -27,6 +28,7 @@ const sampleFlake = `{
 			"web-1.example.org".config.system.build.toplevel = with import ./lib.nix; build "quoted-${import dep}" { } "mkdir $out";
 			"100 % a^b#c".config.system.build.toplevel = with import ./lib.nix; build "odd" { } "mkdir $out";
 			impure.config.system.build.toplevel = with import ./lib.nix; build "impure-${builtins.getEnv "TZ"}-${builtins.currentSystem or "none"}" { } "mkdir $out";
+			reads.config.system.build.toplevel = import <nixpkgs> { };
 			untracked.config.system.build.toplevel = import ./untracked.nix;
 		};
 	};
@@ -95,6 +97,12 @@ func TestEvaluateFlake(t *testing.T) {
 		}
 		if got, want := evaluate(t, store, Installable{Flake: flake, Attribute: toplevel("web-1")}).OutPath, theirs.Build(t, flake, "web-1"); got != want {
 			t.Errorf("got %s of the flake, and %s of the file", got, want)
+		}
+
+		_, err := store.Evaluate(t.Context(), Installable{Flake: flake, Attribute: toplevel("reads")})
+		want := toplevel("reads") + " of " + flake + " can't be evaluated: cannot look up '<nixpkgs>' in pure evaluation mode"
+		if err == nil || !strings.HasPrefix(err.Error(), want) || !slices.Equal(hint.Of(err), []string{"a flake may look at the machine with impure: true"}) {
+			t.Errorf("got error %v with hints %q, want %s", err, hint.Of(err), want)
 		}
 
 		// Nix sees what git knows, and says so.
