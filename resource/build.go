@@ -22,7 +22,7 @@ type BuiltHost struct {
 //
 //	hosts          names of hosts, or patterns for some
 //	eval_workers   how many are evaluated side by side
-//	suffix         of the pointers to move, behind the hosts' names; none if there is none
+//	suffix         of the pointers to move, behind the hosts' names; may be empty; if there is none, no pointer moves
 //
 // If some hosts fail, the others are in the answer all the same, and the error
 // says which have failed.
@@ -41,7 +41,7 @@ func Build(ctx context.Context, step Step) ([]BuiltHost, error) {
 	source := decodeSourceOf(r, false)
 	o := r.object("params")
 	params := OutParams{recipe: decodeRecipe(o), hosts: hosts{Workers: decodeWorkers(o)}}
-	patterns, suffix := o.texts("hosts"), o.text("suffix")
+	patterns, suffix, moves := o.texts("hosts"), o.text("suffix"), o.has("suffix")
 	if params.Flake.host != "" {
 		o.failWith("flake", hint.With(errors.New("one host is named by what follows #"), "name hosts by themselves"))
 	}
@@ -70,7 +70,7 @@ func Build(ctx context.Context, step Step) ([]BuiltHost, error) {
 	if err != nil {
 		return nil, err
 	}
-	f.moves = suffix != ""
+	f.moves = moves
 	names, err := f.choose(ctx, patterns)
 	if err != nil {
 		return nil, err

@@ -44,7 +44,7 @@ leaves the closures' store paths for puts to take (store_path: paths/web-1).`,
 			if err := r.addTo(params); err != nil {
 				return err
 			}
-			if suffix != "" {
+			if cmd.Flags().Changed("suffix") {
 				params["suffix"] = suffix
 			}
 			if workers != 0 {
@@ -58,7 +58,7 @@ leaves the closures' store paths for puts to take (store_path: paths/web-1).`,
 	r.addFlakeFlags(flags)
 	flags.BoolVar(&all, "all", false, "build all hosts of the flake")
 	flags.StringVar(&paths, "paths", "", "a `directory` to leave a file in for each host, with its store path")
-	flags.StringVar(&suffix, "suffix", "", "also move the pointers that have the hosts' names and this `text` behind, such as -candidate")
+	flags.StringVar(&suffix, "suffix", "", "also move the pointers that have the hosts' names and this `text` behind, such as -candidate; if it is empty, the hosts' own")
 	flags.IntVar(&workers, "eval-workers", 0, "how many hosts to evaluate side by side (default: what cores and memory allow)")
 	return cmd
 }
