@@ -74,12 +74,12 @@ func testRemoteStore(t *testing.T, n *nixtest.Nix) {
 	if diff := cmp.Diff(there.Closure(t, d.OutPath), infos, comparePaths); diff != "" {
 		t.Errorf("the closure (-want +got)\n%s", diff)
 	}
-	group, ctx := errgroup.WithContext(t.Context())
+	group, groupCtx := errgroup.WithContext(t.Context())
 	for range 10 {
 		for _, info := range infos {
 			group.Go(func() error {
 				sum := sha256.New()
-				if err := store.DumpNAR(ctx, info.Path, sum); err != nil {
+				if err := store.DumpNAR(groupCtx, info.Path, sum); err != nil {
 					return err
 				}
 				if got := nix.SumHash(sum); got != info.NarHash {
@@ -115,16 +115,50 @@ func testRemoteStore(t *testing.T, n *nixtest.Nix) {
 		t.Errorf("a build that fails there: %v", err)
 	}
 
-	// Gone in the middle.
+	// Gone in the middle of a NAR.
 	pr, pw := io.Pipe()
 	largest := slices.MaxFunc(infos, func(a, b nix.PathInfo) int { return int(a.NarSize - b.NarSize) })
 	done := make(chan error, 1)
-	go func() { done <- store.DumpNAR(t.Context(), largest.Path, pw) }()
+	go func() {
+		err := store.DumpNAR(t.Context(), largest.Path, pw)
+		pw.CloseWithError(err)
+		done <- err
+	}()
 	io.ReadFull(pr, make([]byte, 1000))
 	server.hangUp()
 	go io.Copy(io.Discard, pr)
 	if err := <-done; err == nil || !strings.Contains(err.Error(), "lost") && !strings.Contains(err.Error(), "127.0.0.1") {
 		t.Errorf("of a machine that is gone: %v", err)
+	}
+
+	// And in the middle of a build.
+	begun := &signalWriter{text: "begun", seen: make(chan struct{})}
+	another, err := Open(t.Context(), Options{Log: begun, Settings: server.settings(n)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer another.Close()
+	endless, err := another.Evaluate(t.Context(), Installable{File: write(t, sources, `build "endless" { } "echo begun; while :; do :; done"`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	go func() {
+		_, err := another.Realise(ctx, endless)
+		done <- err
+	}()
+	select {
+	case <-begun.seen:
+		server.hangUp()
+		err = <-done
+	case err = <-done:
+	}
+	if err == nil || ctx.Err() != nil {
+		t.Errorf("a build on a machine that is gone ends with %v, %v", err, ctx.Err())
+	}
+	if err := another.Close(); err != nil {
+		t.Error(err)
 	}
 	if err := store.Close(); err != nil {
 		t.Error(err)
