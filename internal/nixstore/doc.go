@@ -12,10 +12,15 @@
 // keeps from them what they have no business with. A child gets
 //
 //   - an environment of listed variables only (environment.go),
-//   - an empty stdin, two pipes, and no other descriptor,
+//   - an empty stdin, two pipes, and no other descriptor but, if it is one of
+//     Nix's programs, those by which it reads its settings (settings.go),
 //   - a process group of its own, which is ended with it, and it is ended when
 //     its context is, or this process is gone,
 //   - no CAP_SYS_PTRACE, now or later, with which root may look at any process.
+//
+// How builders are kept from Nix itself is an [Isolation]; which of the secrets
+// in [Settings] a process gets depends on that, and on what it is started for.
+// docs/threat-model.md says what remains.
 //
 // And this process, which must have called [ProtectProcess] before it read a
 // secret, can't be looked at without that capability, by root either. (What

@@ -29,9 +29,9 @@ type sshAccess struct {
 	users   int // processes that may log in
 }
 
-// sshOptions make ssh fail where it would ask somebody, and notice within a
-// minute that a machine is gone.
-const sshOptions = "-oBatchMode=yes -oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=3"
+// sshOptions make ssh fail where it would ask somebody, lend nobody the agent,
+// and notice within a minute that a machine is gone.
+const sshOptions = "-oBatchMode=yes -oForwardAgent=no -oConnectTimeout=15 -oServerAliveInterval=15 -oServerAliveCountMax=3"
 
 func openSSH(settings *Settings) (_ *sshAccess, err error) {
 	a := &sshAccess{options: strings.TrimSpace(os.Getenv("NIX_SSHOPTS") + " " + sshOptions)}
