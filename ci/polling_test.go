@@ -1,35 +1,82 @@
 package ci_test
 
 import (
-	"context"
+	"bytes"
+	"encoding/json"
 	"fmt"
 	"math"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os/exec"
+	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/s3test"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
 // host.yml says what it costs to look for new generations of fifty hosts once a
-// minute; here that is computed, from a pointer such as builds make it.
+// minute. Here that is measured: by fifty checks of a pointer in a bucket that is
+// full of generations such as builds make them.
 func TestCostOfPolling(t *testing.T) {
 	const (
-		hosts    = 50
-		perGET   = 0.40 / 1e6 // dollars: a request for an object, at S3's price for its standard class
-		perGB    = 0.09       // dollars: out of Amazon
-		requests = hosts * 60 * 24
-		month    = requests * 30
+		hosts  = 50
+		perGET = 0.40 / 1e6 // dollars: a request for an object, at S3's price for its standard class
+		perGB  = 0.09       // dollars: out of Amazon
+		month  = 60 * 24 * 30
 	)
-	size := objectSize(t)
-	gigabytes := math.Ceil(float64(size)*month/1e9/10) * 10
+	server := s3test.Versitygw(t)
+	bucket := server.Bucket(t)
+	behind, err := url.Parse(server.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	counter := &counter{next: httputil.ReverseProxy{Rewrite: func(r *httputil.ProxyRequest) {
+		r.SetURL(behind)
+		r.Out.Host = r.In.Host // it is signed
+	}}}
+	front := httptest.NewServer(counter)
+	defer front.Close()
+	store, err := blob.Open(t.Context(), server.Cache(bucket), server.Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := nixtest.NewKey(t, "cache.example.org-1")
+	fill(t, store, key)
+	check := filepath.Join(t.TempDir(), "check")
+	if out, err := exec.Command("go", "build", "-o", check, "../cmd/check").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	request, err := json.Marshal(map[string]any{"version": nil, "source": map[string]any{
+		"cache": s3test.CacheAt(front.URL, bucket).String(), "access_key_id": server.AccessKeyID, "secret_access_key": server.SecretAccessKey,
+		"pointer": "web-1", "trusted_public_keys": key.Public,
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range hosts {
+		cmd := exec.Command(check)
+		cmd.Stdin, cmd.Env = bytes.NewReader(request), []string{}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+
+	minute := counter.requests
+	gigabytes := math.Ceil(float64(counter.bytes)*month/1e9/10) * 10
+	t.Logf("a minute: %d requests, %d bytes", counter.requests, counter.bytes)
 	for _, claim := range []string{
-		fmt.Sprintf("%d,%03d GET requests a day", requests/1000, requests%1000),
-		fmt.Sprintf("%.1f million a month", month/1e6),
-		fmt.Sprintf("$%.2f a month", month*perGET),
-		fmt.Sprintf("some %.0f kB", float64(size)/1e3),
+		fmt.Sprintf("%d,%03d GET requests a day", minute*60*24/1000, minute*60*24%1000),
+		fmt.Sprintf("%.1f million a month", float64(minute)*month/1e6),
+		fmt.Sprintf("$%.2f a month", float64(minute)*month*perGET),
+		fmt.Sprintf("some %.0f kB", float64(counter.bytes)/hosts/1e3),
 		fmt.Sprintf("%.0f GB a month", gigabytes),
 		fmt.Sprintf("about $%.0f", math.Round(gigabytes*perGB)),
 	} {
@@ -39,11 +86,36 @@ func TestCostOfPolling(t *testing.T) {
 	}
 }
 
-// objectSize is that of a pointer with as many generations as it keeps, in bytes.
-func objectSize(t *testing.T) int64 {
+// A counter counts what a server is asked for, and answers.
+type counter struct {
+	next httputil.ReverseProxy
+
+	mu              sync.Mutex
+	requests, bytes int64
+}
+
+func (c *counter) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	counted := &countedResponse{ResponseWriter: w}
+	c.next.ServeHTTP(counted, r)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.requests++
+	c.bytes += counted.bytes
+}
+
+type countedResponse struct {
+	http.ResponseWriter
+	bytes int64
+}
+
+func (c *countedResponse) Write(p []byte) (int, error) {
+	c.bytes += int64(len(p))
+	return c.ResponseWriter.Write(p)
+}
+
+// fill puts as many generations into the pointer of web-1 as it keeps.
+func fill(t *testing.T, store blob.Store, key nixtest.Key) {
 	t.Helper()
-	ctx, store := context.Background(), blob.NewMemory()
-	key := nixtest.NewKey(t, "cache.example.org-1")
 	secret, err := nix.ParseSecretKey(key.Secret)
 	if err != nil {
 		t.Fatal(err)
@@ -56,7 +128,7 @@ func objectSize(t *testing.T) int64 {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = p.Append(ctx, pointer.Proposal{
+		_, err = p.Append(t.Context(), pointer.Proposal{
 			Path: path, System: "x86_64-linux", NarHash: nix.Hash{byte(i + 1)},
 			Details: pointer.Details{
 				Provenance: pointer.Provenance{Team: "main", Pipeline: "fleet", Job: "build", Build: "1234", URL: "https://ci.example.org/builds/1234567"},
@@ -69,9 +141,4 @@ func objectSize(t *testing.T) int64 {
 			t.Fatal(err)
 		}
 	}
-	object, err := store.Get(ctx, "pointers/web-1.json", blob.GetOptions{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return object.Size
 }
