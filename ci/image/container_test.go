@@ -193,14 +193,24 @@ func listenInside(pid int) (listener net.Listener, err error) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		runtime.LockOSThread() // and never unlocked: the thread ends with this goroutine
-		var file *os.File
-		if file, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
+		var inside, outside *os.File
+		if inside, err = os.Open(fmt.Sprintf("/proc/%d/ns/net", pid)); err != nil {
 			return
 		}
-		defer file.Close()
-		if err = unix.Setns(int(file.Fd()), unix.CLONE_NEWNET); err == nil {
-			listener, err = net.Listen("tcp", door)
+		defer inside.Close()
+		runtime.LockOSThread()
+		if outside, err = os.Open("/proc/thread-self/ns/net"); err != nil {
+			return
+		}
+		defer outside.Close()
+		if err = unix.Setns(int(inside.Fd()), unix.CLONE_NEWNET); err != nil {
+			return
+		}
+		listener, err = net.Listen("tcp", door)
+		// A thread that can't go back must end with this goroutine. (Otherwise it mustn't: it may have started the
+		// server, which would end with it.)
+		if back := unix.Setns(int(outside.Fd()), unix.CLONE_NEWNET); back == nil {
+			runtime.UnlockOSThread()
 		}
 	}()
 	<-done

@@ -18,6 +18,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"sync/atomic"
 	"syscall"
@@ -82,14 +83,21 @@ func start(t testing.TB, name string, command func(s *Server, address string) *e
 		var output bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &output, &output
 		cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		if err := cmd.Start(); err != nil {
+		// It ends with the thread that has started it, which therefore does nothing else: what is under test may have
+		// its goroutines' threads end.
+		started, ended := make(chan error, 1), make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			defer close(ended)
+			err := cmd.Start()
+			started <- err
+			if err == nil {
+				cmd.Wait()
+			}
+		}()
+		if err := <-started; err != nil {
 			t.Fatal(err)
 		}
-		ended := make(chan struct{})
-		go func() {
-			cmd.Wait()
-			close(ended)
-		}()
 		if s.waitUntilReady(ended) {
 			t.Cleanup(func() {
 				cmd.Process.Kill()
