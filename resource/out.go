@@ -143,6 +143,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 	}
 
 	// What is to be published: build it, or find it.
+	defer to.Withdraw(ctx) // of what isn't pushed after all; if that fails, its age will tell
 	pub, err := p.lookAndPrepare(ctx)
 	if err != nil {
 		return nil, err

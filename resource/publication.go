@@ -231,6 +231,7 @@ func (p *publisher) find(ctx context.Context, root nix.StorePath) (*publication,
 	if err == nil {
 		var pub *publication
 		if pub, err = inLocalStore(ctx, local, root); err == nil {
+			p.here.Announce(ctx, root)
 			return pub, nil
 		}
 	}

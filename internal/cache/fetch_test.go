@@ -3,7 +3,6 @@ package cache
 import (
 	"bytes"
 	"compress/gzip"
-	"context"
 	"errors"
 	"strings"
 	"testing"
@@ -227,39 +226,6 @@ func TestFetchRequests(t *testing.T) {
 	}
 	if got := rec.requests(""); len(got) != 1+len(closure.Paths) {
 		t.Errorf("%d requests for a manifest and %d NARs:\n%s", len(got), len(closure.Paths), strings.Join(got, "\n"))
-	}
-}
-
-// What is anticipated is read once, told once, and not remembered.
-func TestAnticipate(t *testing.T) {
-	s, root := sample(t)
-	rec := &recorder{Store: blob.NewMemory()}
-	push(t, New(rec, Config{}), s, root)
-	rec.requests("")
-	c := New(rec, Config{})
-	c.Anticipate(t.Context(), root)
-	c.Anticipate(t.Context(), root)
-	if _, err := c.Closure(t.Context(), root); err != nil {
-		t.Fatal(err)
-	}
-	if diff := cmp.Diff([]string{"GET " + manifestKey(root)}, rec.requests("")); diff != "" {
-		t.Errorf("(-want +got)\n%s", diff)
-	}
-	write(t, rec, manifestKey(root), "no manifest any more")
-	rec.requests("")
-	closure, err := c.Closure(t.Context(), root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := rec.requests("GET"); len(got) != 1+len(closure.Paths) {
-		t.Errorf("asked again, it was told what was read before: %v", got)
-	}
-
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	c.Anticipate(t.Context(), root)
-	if _, err := c.Closure(ctx, root); !errors.Is(err, context.Canceled) {
-		t.Errorf("got %v", err)
 	}
 }
 

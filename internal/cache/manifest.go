@@ -7,7 +7,6 @@ import (
 	"iter"
 	"runtime"
 	"strings"
-	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -136,57 +135,16 @@ func (c *Cache) substituter(url string) *Cache {
 	return nil
 }
 
-// anticipated are manifests that are being read before somebody asks for them.
-type anticipated struct {
-	mu     sync.Mutex
-	byRoot map[nix.StorePath]chan manifest
-}
-
-// A manifest is what readManifest returns.
-type manifest struct {
-	paths map[nix.StorePath]NarInfo
-	err   error
-}
-
-// Anticipate begins to read the manifest of a root, which is about to be asked
-// for: whoever asks first, and only that one, is told what is being read. So
-// nothing is remembered for longer than until it is used.
-func (c *Cache) Anticipate(ctx context.Context, root nix.StorePath) {
-	c.anticipated.mu.Lock()
-	defer c.anticipated.mu.Unlock()
-	if c.anticipated.byRoot == nil {
-		c.anticipated.byRoot = map[nix.StorePath]chan manifest{}
-	}
-	if c.anticipated.byRoot[root] != nil {
-		return
-	}
-	answer := make(chan manifest, 1)
-	c.anticipated.byRoot[root] = answer
-	go func() {
-		paths, err := c.requestManifest(ctx, root)
-		answer <- manifest{paths, err}
-	}()
-}
-
-// take returns what is being read of a root's manifest, or nil, and forgets it.
-func (a *anticipated) take(root nix.StorePath) chan manifest {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	answer := a.byRoot[root]
-	delete(a.byRoot, root)
-	return answer
-}
-
 // readManifest returns those narinfos of a root's manifest that are acceptable.
 // A manifest is a hint: if there is none, or if it isn't one, that is the same
 // as an empty one, and its narinfos will be asked for one by one.
 func (c *Cache) readManifest(ctx context.Context, root nix.StorePath) (map[nix.StorePath]NarInfo, error) {
-	answer := c.anticipated.take(root)
-	if answer == nil {
+	m := c.anticipated.takeManifest(root)
+	if m == nil {
 		return c.requestManifest(ctx, root)
 	}
 	select {
-	case m := <-answer:
+	case <-m.there:
 		return m.paths, m.err
 	case <-ctx.Done():
 		return nil, ctx.Err()
@@ -229,7 +187,7 @@ func (c *Cache) writeManifest(ctx context.Context, closure *Closure) error {
 		ContentType:  manifestType,
 		CacheControl: volatile,
 	})
-	c.anticipated.take(closure.Root) // what was read before is no longer true
+	c.anticipated.takeManifest(closure.Root) // what was read before is no longer true
 	if err != nil {
 		return fmt.Errorf("writing the manifest of %s: %w", closure.Root, err)
 	}

@@ -74,14 +74,18 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 	if err != nil {
 		return nil, err
 	}
-	var announced []nix.StorePath
+	pushed := &Pushed{cache: c}
+	var unannounced []nix.StorePath
 	for i, root := range roots {
-		if closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root }) {
-			announced = append(announced, root)
+		leases := c.anticipated.takeLeases(root)
+		pushed.leases = append(pushed.leases, leases...)
+		if len(leases) == 0 && (closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root })) {
+			unannounced = append(unannounced, root)
 		}
 	}
-	pushed := &Pushed{cache: c}
-	if pushed.leases, err = c.takeLeases(ctx, announced); err == nil && slices.Contains(closures, nil) {
+	taken, err := c.takeLeases(ctx, unannounced)
+	pushed.leases = append(pushed.leases, taken...)
+	if err == nil && slices.Contains(closures, nil) {
 		err = c.push(ctx, req, local, listed, roots, closures, pushed)
 	}
 	if err != nil {
