@@ -59,7 +59,7 @@ func (p *publisher) newFleet(ctx context.Context, upstreams []*cache.Cache) (*fl
 	if f.installable, err = p.installable(); err != nil {
 		return nil, err
 	}
-	f.local, err = p.openLocal(ctx)
+	f.local, err = p.openLocal(ctx, nix.StorePath{})
 	return f, err
 }
 

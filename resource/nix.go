@@ -12,6 +12,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 	"github.com/nixos-closure/nixos-closure-resource/internal/substituter"
 )
@@ -94,8 +95,9 @@ func accessTokens(o *object) string {
 }
 
 // openLocal opens the local store, with what the source says of Nix, and serves
-// its Nix the source's caches until the publisher is closed.
-func (p *publisher) openLocal(ctx context.Context) (*nixstore.Store, error) {
+// its Nix the source's caches until the publisher is closed. Unless it is zero,
+// the closure of the expected path will be asked for.
+func (p *publisher) openLocal(ctx context.Context, expected nix.StorePath) (*nixstore.Store, error) {
 	if p.local != nil {
 		return p.local, nil
 	}
@@ -111,7 +113,7 @@ func (p *publisher) openLocal(ctx context.Context) (*nixstore.Store, error) {
 	settings := p.source.Nix
 	settings.Substituters, settings.PublicKeys = server.URLs(), server.PublicKeys()
 	log := renamer{p.Console, byTheirNames(settings.Substituters, caches)}
-	local, err := nixstore.Open(ctx, nixstore.Options{Log: log, Warn: warn, Settings: settings})
+	local, err := nixstore.Open(ctx, nixstore.Options{Log: log, Warn: warn, Settings: settings, Expect: expected})
 	if err != nil {
 		return nil, errors.Join(err, server.Close())
 	}

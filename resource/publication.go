@@ -142,7 +142,7 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 	if err != nil {
 		return nil, err
 	}
-	local, err := p.openLocal(ctx)
+	local, err := p.openLocal(ctx, nix.StorePath{})
 	if err != nil {
 		return nil, err
 	}
@@ -227,7 +227,7 @@ func (p *publisher) made(ctx context.Context, d nixstore.Derivation) (*cache.Clo
 // whole.
 func (p *publisher) find(ctx context.Context, root nix.StorePath) (*publication, error) {
 	p.here.Anticipate(ctx, root)
-	local, err := p.openLocal(ctx)
+	local, err := p.openLocal(ctx, root)
 	if err == nil {
 		var pub *publication
 		if pub, err = inLocalStore(ctx, local, root); err == nil {

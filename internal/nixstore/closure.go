@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -26,11 +27,10 @@ func (s *Store) Closure(ctx context.Context, roots ...nix.StorePath) ([]nix.Path
 		}
 		return infos, err
 	}
-	args := []string{"path-info", "--recursive", "--json"}
-	for _, root := range roots {
-		args = append(args, root.String())
+	out, err := s.expected.answer(roots)
+	if out == nil && err == nil {
+		out, err = s.askClosure(ctx, roots)
 	}
-	out, err := s.query(ctx, [][]string{append(args, "--json-format", "1"), args})
 	var failure *queryError
 	if errors.As(err, &failure) && strings.Contains(failure.stderr, "is not valid") {
 		named := roots[0].String()
@@ -54,6 +54,45 @@ func (s *Store) Closure(ctx context.Context, roots ...nix.StorePath) ([]nix.Path
 		return nil, fmt.Errorf("reading the closure of %s from the local store: %w", of, err)
 	}
 	return infos, nil
+}
+
+// askClosure asks Nix for the closure of the roots, in JSON.
+func (s *Store) askClosure(ctx context.Context, roots []nix.StorePath) ([]byte, error) {
+	args := []string{"path-info", "--recursive", "--json"}
+	for _, root := range roots {
+		args = append(args, root.String())
+	}
+	return s.query(ctx, [][]string{append(args, "--json-format", "1"), args})
+}
+
+// An expectation is the closure of a root that Nix is asked for before somebody
+// wants to know.
+type expectation struct {
+	root  nix.StorePath
+	used  atomic.Bool
+	there chan struct{} // is closed when out and err are there
+	out   []byte
+	err   error
+}
+
+// expect asks Nix for the closure of a root.
+func (s Store) expect(ctx context.Context, root nix.StorePath) *expectation {
+	e := &expectation{root: root, there: make(chan struct{})}
+	go func() {
+		defer close(e.there)
+		e.out, e.err = s.askClosure(ctx, []nix.StorePath{root})
+	}()
+	return e
+}
+
+// answer returns what Nix answers if that is what it was asked, and only once: by
+// the next time there may be more. Otherwise both results are nil.
+func (e *expectation) answer(roots []nix.StorePath) ([]byte, error) {
+	if e == nil || len(roots) != 1 || roots[0] != e.root || e.used.Swap(true) {
+		return nil, nil
+	}
+	<-e.there
+	return e.out, e.err
 }
 
 var notValid = regexp.MustCompile(`path '([^']*)' is not valid`)

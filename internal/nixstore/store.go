@@ -19,6 +19,10 @@ type Options struct {
 	Log  io.Writer   // what evaluations and builds say, as it comes; nil to drop it
 	Warn func(error) // is told what a person should know before something is built; may be nil
 
+	// Expect, unless zero, is the path whose closure is wanted first: Nix is asked
+	// for it at the same time as for its settings.
+	Expect nix.StorePath
+
 	Settings Settings
 }
 
@@ -35,6 +39,7 @@ type Store struct {
 	locks    *lockChecks // and so
 	built    *builds     // and so
 	remote   *remote     // and so; nil if the store is this machine's
+	expected *expectation
 }
 
 // Open finds Nix, and asks it for its store. Any version from 2.8 on will do.
@@ -52,6 +57,9 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	}
 	if err := checkKeyFiles(o.Settings.Builders); err != nil {
 		return nil, err
+	}
+	if !o.Expect.IsZero() && o.Settings.Store == "" {
+		s.expected = s.expect(ctx, o.Expect)
 	}
 	out, err := s.query(ctx, [][]string{{"config", "show", "--json"}, {"show-config", "--json"}})
 	if err != nil {

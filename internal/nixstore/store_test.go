@@ -89,15 +89,53 @@ func TestClosureOfInvalidPath(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_, err = open(t, nil).Closure(t.Context(), path)
-		if err == nil || !strings.Contains(err.Error(), path.String()+" is not valid") || len(hint.Of(err)) == 0 {
-			t.Errorf("got error %v with hints %q, want one that names the path, and a hint", err, hint.Of(err))
+		expecting, err := Open(t.Context(), Options{Expect: path})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, store := range []*Store{open(t, nil), expecting} {
+			_, err = store.Closure(t.Context(), path)
+			if err == nil || !strings.Contains(err.Error(), path.String()+" is not valid") || len(hint.Of(err)) == 0 {
+				t.Errorf("got error %v with hints %q, want one that names the path, and a hint", err, hint.Of(err))
+			}
 		}
 		substituter.Close()
 		if <-asked {
 			t.Error("the substituter was asked")
 		}
 	})
+}
+
+// Nix is asked for an expected closure once, early; and again when it is asked for
+// again, for it may have come since.
+func TestExpectedClosure(t *testing.T) {
+	theirs := nixtest.Current(t).NewStore(t)
+	theirs.Setenv(t)
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte("text"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	add := func() nix.StorePath {
+		path, err := nix.ParseStorePath(theirs.Run(t, "nix-store", "--add", file))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	path := add()
+	theirs.Run(t, "nix-store", "--delete", path.String())
+	store, err := Open(t.Context(), Options{Expect: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-store.expected.there
+	add()
+	if _, err := store.Closure(t.Context(), path); err == nil {
+		t.Error("it was not asked for when the store was opened")
+	}
+	if infos, err := store.Closure(t.Context(), path); err != nil || len(infos) != 1 {
+		t.Errorf("asked again: %v, %v", infos, err)
+	}
 }
 
 // All ways in which Nix has ever written the same thing, and what must not pass.
