@@ -109,24 +109,12 @@ func (s *Store) runThere(ctx context.Context, stdout, stderr io.Writer, program 
 // use does something over a connection, one that is there or a new one. After an
 // error the connection is given up.
 func (r *remote) use(ctx context.Context, do func(*daemon) error) error {
-	var d *daemon
-	select {
-	case d = <-r.idle:
-	default:
-		select {
-		case d = <-r.idle:
-		case <-r.spare:
-			var err error
-			if d, err = r.dial(ctx); err != nil {
-				r.spare <- struct{}{}
-				return err
-			}
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+	d, err := r.take(ctx)
+	if err != nil {
+		return err
 	}
 	stop := context.AfterFunc(ctx, d.end)
-	err := do(d)
+	err = do(d)
 	refused := new(daemonError)
 	if stop() && (err == nil || errors.As(err, &refused)) {
 		r.idle <- d
@@ -141,6 +129,34 @@ func (r *remote) use(ctx context.Context, do func(*daemon) error) error {
 		return r.unreachable(fmt.Errorf("the connection to %s is lost: %w", r.name, lost))
 	}
 	return fmt.Errorf("%s: %w", r.name, err)
+}
+
+// take returns a connection that nobody uses, the best one first: one that is
+// there, a new one, or the next that isn't needed any more.
+func (r *remote) take(ctx context.Context) (*daemon, error) {
+	for {
+		var d *daemon
+		select {
+		case d = <-r.idle:
+		default:
+			select {
+			case d = <-r.idle:
+			case <-r.spare:
+				d, err := r.dial(ctx)
+				if err != nil {
+					r.spare <- struct{}{}
+				}
+				return d, err
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		if len(d.ended) == 0 {
+			return d, nil
+		}
+		d.close() // it was lost while nobody used it
+		r.spare <- struct{}{}
+	}
 }
 
 func (r *remote) dial(ctx context.Context) (*daemon, error) {

@@ -131,7 +131,15 @@ func testRemoteStore(t *testing.T, n *nixtest.Nix) {
 		t.Errorf("of a machine that is gone: %v", err)
 	}
 
-	// And in the middle of a build.
+	// Once it is back, so are we.
+	if _, err := store.Closure(t.Context(), d.OutPath); err != nil {
+		waitUntil(t, "the other connections are known to be lost, too", func() bool {
+			_, err = store.Closure(t.Context(), d.OutPath)
+			return err == nil
+		})
+	}
+
+	// Gone in the middle of a build.
 	begun := &signalWriter{text: "begun", seen: make(chan struct{})}
 	another, err := Open(t.Context(), Options{Log: begun, Settings: server.settings(n)})
 	if err != nil {

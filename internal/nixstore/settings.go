@@ -79,8 +79,8 @@ func (s *Store) conf(why purpose, i Isolation) (conf, netrc string) {
 		}
 	}
 	// The file is read again and again: it is nothing for an expression that
-	// could read it, nor for a builder that could.
-	if why == toEvaluate || why == toBuild && i.apart() {
+	// could read it, nor for a builder that could, nor for another process.
+	if why == toEvaluate || why == toBuild && i.apart() && !i.Daemon {
 		netrc = o.Netrc
 	}
 	if netrc != "" {
