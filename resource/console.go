@@ -88,7 +88,7 @@ func (c *Console) Fail(err error) {
 	if build != nil {
 		for _, f := range build.Failed {
 			if len(f.LastLines) > 0 {
-				c.line("hint: ", cyan, fmt.Sprintf("nix log %s shows all that it said", f.Derivation))
+				c.line("hint: ", cyan, fmt.Sprintf("nix log %s shows all that it said, where it was built or, with build_logs, from the cache", f.Derivation))
 			}
 		}
 	}

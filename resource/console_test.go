@@ -40,7 +40,7 @@ func TestConsolePlain(t *testing.T) {
 	speak(&Console{w: &b})
 	want := "building\nsaid 1\nwarning: odd�[2J�\nerror: first\nhint: do this\nerror: second: reason\n" +
 		"the log of nginx.drv ends:\n  checking\n  no�[2J good\nerror: web-1: " + failing.String() + " can't be built: builder failed with exit code 1\n" +
-		"hint: nix log " + failing.String() + " shows all that it said\n"
+		"hint: nix log " + failing.String() + " shows all that it said, where it was built or, with build_logs, from the cache\n"
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
 	}
@@ -65,7 +65,7 @@ func TestConsoleLive(t *testing.T) {
 		red + "  checking" + plain + "\n",
 		red + "  no�[2J good" + plain + "\n",
 		red + "error: " + plain + "web-1: " + failing.String() + " can't be built: builder failed with exit code 1\n",
-		cyan + "hint: " + plain + "nix log " + failing.String() + " shows all that it said\n",
+		cyan + "hint: " + plain + "nix log " + failing.String() + " shows all that it said, where it was built or, with build_logs, from the cache\n",
 	}, "")
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Errorf("(-want +got)\n%s", diff)
