@@ -23,10 +23,15 @@ func (m *Meter) done() {
 	}
 }
 
+// read counts the bytes of a NAR.
+func (m *Meter) read(bytes int64) {
+	if m != nil {
+		m.DoneBytes.Add(bytes)
+	}
+}
+
 // Write counts the bytes of a NAR.
 func (m *Meter) Write(p []byte) (int, error) {
-	if m != nil {
-		m.DoneBytes.Add(int64(len(p)))
-	}
+	m.read(int64(len(p)))
 	return len(p), nil
 }

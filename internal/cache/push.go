@@ -115,7 +115,13 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	}
 	// A cache that has just begun has nothing that would have to be asked for;
 	// if another writer is as quick as we are, publish finds out.
-	have, err := c.present(ctx, req, local, listed, begun && c.store.Capabilities().Conditional)
+	u, err := c.newUploader(req.Source, req.Meter)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel() // of what was made ahead in vain
+	have, err := c.present(ctx, req, local, listed, begun && c.store.Capabilities().Conditional, u)
 	if err != nil {
 		return err
 	}
@@ -155,7 +161,7 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	pushed.Signed = len(signed)
 	maps.Copy(have, signed)
 
-	sent, err := c.upload(ctx, req.Source, send, req.Meter)
+	sent, err := u.upload(ctx, send)
 	if err != nil {
 		return err
 	}

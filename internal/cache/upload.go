@@ -44,6 +44,7 @@ type uploader struct {
 	reading  *semaphore.Weighted // NARs being read
 	buffered *semaphore.Weighted // bytes of small NARs
 	writing  *semaphore.Weighted // narinfos being written
+	ahead    map[nix.StorePath]*preparedFile
 
 	mu    sync.Mutex
 	nodes map[nix.StorePath]*node
@@ -57,17 +58,9 @@ type node struct {
 	referrers []*node // that wait for this one
 }
 
-// upload sends the paths of infos, whose other references the cache has, and
-// returns their narinfos as the cache has them.
-func (c *Cache) upload(ctx context.Context, source Source, infos []nix.PathInfo, meter *Meter) ([]NarInfo, error) {
-	if len(infos) == 0 {
-		return nil, nil
-	}
+func (c *Cache) newUploader(source Source, meter *Meter) (*uploader, error) {
 	compress, err := newCompressor(c.config.Compression, c.config.CompressionLevel)
-	if err != nil {
-		return nil, err
-	}
-	u := &uploader{
+	return &uploader{
 		cache:    c,
 		source:   source,
 		meter:    meter,
@@ -75,8 +68,15 @@ func (c *Cache) upload(ctx context.Context, source Source, infos []nix.PathInfo,
 		reading:  semaphore.NewWeighted(maxReading(source)),
 		buffered: semaphore.NewWeighted(maxBuffered),
 		writing:  semaphore.NewWeighted(maxLookups),
-		nodes:    make(map[nix.StorePath]*node, len(infos)),
-	}
+		ahead:    map[nix.StorePath]*preparedFile{},
+		nodes:    map[nix.StorePath]*node{},
+	}, err
+}
+
+// upload sends the paths of infos, whose other references the cache has, and
+// returns their narinfos as the cache has them.
+func (u *uploader) upload(ctx context.Context, infos []nix.PathInfo) ([]NarInfo, error) {
+	c, meter := u.cache, u.meter
 	for _, info := range infos {
 		u.nodes[info.Path] = &node{info: info, waiting: 1}
 		meter.expect(1, info.NarSize)
@@ -206,12 +206,7 @@ func (u *uploader) sendSmall(ctx context.Context, ni *NarInfo) error {
 		return err
 	}
 	defer u.buffered.Release(ni.NarSize)
-	if err := u.reading.Acquire(ctx, 1); err != nil {
-		return err
-	}
-	var file bytes.Buffer
-	err := u.dump(ctx, ni, &file)
-	u.reading.Release(1)
+	file, err := u.smallFile(ctx, ni)
 	if err != nil {
 		return err
 	}
@@ -230,6 +225,61 @@ func (u *uploader) sendSmall(ctx context.Context, ni *NarInfo) error {
 	return err
 }
 
+// smallFile makes the file of a small NAR, unless it has been made ahead.
+func (u *uploader) smallFile(ctx context.Context, ni *NarInfo) (*bytes.Buffer, error) {
+	if p := u.ahead[ni.Path]; p != nil {
+		<-p.there
+		if p.err == nil {
+			ni.FileHash, ni.FileSize = p.narinfo.FileHash, p.narinfo.FileSize
+			u.meter.read(ni.NarSize)
+			return &p.file, nil
+		}
+	}
+	if err := u.reading.Acquire(ctx, 1); err != nil {
+		return nil, err
+	}
+	defer u.reading.Release(1)
+	file := new(bytes.Buffer)
+	return file, u.dump(ctx, ni, file, u.meter)
+}
+
+// maxMadeAhead bounds the small NARs whose files are made ahead, in bytes.
+const maxMadeAhead = 8 << 20
+
+// A preparedFile is the file of a small NAR that was made ahead: before it is known
+// whether the cache lacks it.
+type preparedFile struct {
+	narinfo NarInfo
+	there   chan struct{} // is closed when the file is there, or err
+	file    bytes.Buffer
+	err     error
+}
+
+// makeAhead begins to make files of small NARs that the cache is being asked for.
+// Most likely it hasn't got them, as no manifest lists them; so that time is not
+// spent on waiting alone.
+func (u *uploader) makeAhead(ctx context.Context, infos []nix.PathInfo) {
+	if _, ok := u.source.(*cacheSource); ok {
+		return // that would take requests, too
+	}
+	var size int64
+	for _, info := range infos {
+		if info.NarSize > smallNAR || size+info.NarSize > maxMadeAhead {
+			continue
+		}
+		size += info.NarSize
+		p := &preparedFile{narinfo: NarInfo{PathInfo: info, Compression: u.compress.compression}, there: make(chan struct{})}
+		u.ahead[info.Path] = p
+		go func() {
+			defer close(p.there)
+			if p.err = u.reading.Acquire(ctx, 1); p.err == nil {
+				p.err = u.dump(ctx, &p.narinfo, &p.file, nil)
+				u.reading.Release(1)
+			}
+		}()
+	}
+}
+
 func (u *uploader) sendLarge(ctx context.Context, ni *NarInfo) error {
 	if err := u.reading.Acquire(ctx, 1); err != nil {
 		return err
@@ -239,7 +289,7 @@ func (u *uploader) sendLarge(ctx context.Context, ni *NarInfo) error {
 	r, w := io.Pipe()
 	dumped := make(chan error, 1)
 	go func() {
-		err := u.dump(ctx, ni, w)
+		err := u.dump(ctx, ni, w, u.meter)
 		w.CloseWithError(err) // the end of the file, if err is nil
 		dumped <- err
 	}()
@@ -257,13 +307,13 @@ func narOptions() blob.PutOptions {
 
 // dump writes the compressed NAR of a path to out and notes the file's hash and
 // size. It fails if the NAR is not what the source announced.
-func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer) error {
+func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer, meter *Meter) error {
 	file := newDigest(out)
 	var err error
 	if origin, ok := u.source.(*cacheSource); ok && origin.fits(&ni.PathInfo, ni.Compression) {
-		err = origin.dumpFile(ctx, ni.Path, file, u.meter)
+		err = origin.dumpFile(ctx, ni.Path, file, meter)
 	} else {
-		err = u.compressNAR(ctx, ni, file)
+		err = u.compressNAR(ctx, ni, file, meter)
 	}
 	if err != nil {
 		return err
@@ -272,13 +322,13 @@ func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer) error {
 	return nil
 }
 
-func (u *uploader) compressNAR(ctx context.Context, ni *NarInfo, out io.Writer) error {
+func (u *uploader) compressNAR(ctx context.Context, ni *NarInfo, out io.Writer, meter *Meter) error {
 	compressed, err := u.compress.writer(out)
 	if err != nil {
 		return err
 	}
 	plain := newDigest(compressed)
-	err = u.source.DumpNAR(ctx, ni.Path, &capped{io.MultiWriter(plain, u.meter), ni.NarSize})
+	err = u.source.DumpNAR(ctx, ni.Path, &capped{io.MultiWriter(plain, meter), ni.NarSize})
 	if closeErr := compressed.Close(); err == nil {
 		err = closeErr
 	}
