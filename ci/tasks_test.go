@@ -535,11 +535,11 @@ in {
 	}{
 		{"green", "driver", "exit 0", true, "machine: booted " + candidate.String()},
 		{"red", "driver", "echo 'machine: timed out waiting for unit nginx'; exit 1", false, "timed out waiting for unit nginx"},
-		{"hung", "driver", "exec sleep 60", false, "error: the test ran longer than 2 seconds"},
+		{"hung", "driver", "exec sleep 60", false, "error: the test ran longer than 3 seconds"},
 		{"of another system", "stranger", "exit 0", false, "error: " + candidate.String() + " is not in the closure of its test"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			k := newTask(t, map[string]string{"TIMEOUT": "2"})
+			k := newTask(t, map[string]string{"TIMEOUT": "1", "SLOWDOWN": "3"})
 			k.write(t, "candidate/path", candidate.String()+"\n", 0o644)
 			driver := store.Build(t, file, test.driver)
 			root := nixtest.TempDir(t)

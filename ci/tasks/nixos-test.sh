@@ -17,7 +17,8 @@ if [ -c /dev/kvm ] && (: <>/dev/kvm) 2>/dev/null; then
   echo "testing $candidate, with KVM"
 else
   rm -f /dev/kvm # so that QEMU doesn't stumble over a device that it may not open
-  echo "testing $candidate, without KVM: QEMU emulates, which is slow"
+  TIMEOUT=$((TIMEOUT * SLOWDOWN))
+  echo "testing $candidate, without KVM: QEMU emulates, and the test may take $SLOWDOWN times as long"
 fi
 
 status=0
