@@ -118,6 +118,9 @@ func (f *fleet) look(ctx context.Context) {
 func (f *fleet) publish(ctx context.Context) (*cache.Pushed, error) {
 	f.look(ctx)
 	f.evaluate(ctx)
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	if err := f.find(ctx); err != nil {
 		return nil, err
 	}

@@ -4,6 +4,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"net/http/httputil"
@@ -29,7 +32,8 @@ import (
 // A tally notes the requests that reach a bucket.
 type tally struct {
 	mu       sync.Mutex
-	requests []string // such as PUT nar/…
+	requests []string     // such as PUT nar/…
+	before   func(string) // is called with each before it is passed on; may be nil
 }
 
 // counted is a bucket whose requests are noted.
@@ -41,9 +45,14 @@ func counted(t *testing.T) (bucket, *tally) {
 		t.Fatal(err)
 	}
 	proxy, noted := httputil.NewSingleHostReverseProxy(behind), &tally{}
+	proxy.ErrorLog = log.New(io.Discard, "", 0) // of clients that are killed
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		noted.mu.Lock()
-		noted.requests = append(noted.requests, r.Method+" "+strings.TrimPrefix(r.URL.Path, "/"+b.name+"/"))
+		request := r.Method + " " + strings.TrimPrefix(r.URL.Path, "/"+b.name+"/")
+		noted.requests = append(noted.requests, request)
+		if noted.before != nil {
+			noted.before(request)
+		}
 		noted.mu.Unlock()
 		proxy.ServeHTTP(w, r)
 	}))
@@ -357,6 +366,100 @@ func evaluations(flake string) (found []string) {
 		}
 	}
 	return found
+}
+
+// A put of many hosts that is killed, at whatever it is about to write, leaves all
+// pointers and the cache valid, and putting again finishes it without a second
+// generation of what had moved.
+func TestFleetKilled(t *testing.T) {
+	t.Parallel()
+	place, requests := counted(t)
+	r := newRig(t, nixtest.Current(t), place)
+	const hosts = 3
+	for generation, at := range []string{"PUT nar/", "PUT closures/", "PUT pointers/web-[23].json", "PUT pointers/web-2$", "DELETE leases/"} {
+		r.flake(t, fmt.Sprintf("hosts = %d; shared = %d;", hosts, 3+generation))
+		cmd := call("out", r.sources, r.store.Env(), map[string]any{"source": r.publisher(), "params": map[string]any{"flake": "config", "all": true}})
+		requests.mu.Lock()
+		requests.before = func(request string) {
+			if cmd.Process != nil && regexp.MustCompile("^"+at).MatchString(request) {
+				cmd.Process.Kill()
+			}
+		}
+		requests.mu.Unlock()
+		if err := cmd.Run(); err == nil {
+			t.Fatalf("the put was not killed at %s", at)
+		}
+		requests.mu.Lock()
+		requests.before = nil
+		requests.mu.Unlock()
+		for n := range hosts {
+			checkPointer(t, r, fmt.Sprint("web-", n+1), generation, generation+1)
+		}
+		if _, log, err := r.putAll(map[string]any{"all": true}); err != nil {
+			t.Fatalf("after %s: %v\n%s", at, err, log)
+		}
+		for n := range hosts {
+			checkPointer(t, r, fmt.Sprint("web-", n+1), generation+1, generation+1)
+		}
+	}
+}
+
+// checkPointer checks that a pointer has a generation between two numbers, and
+// that all that the last of them leads to is there: stock Nix takes it.
+func checkPointer(t *testing.T, r *rig, name string, least, most int) {
+	t.Helper()
+	data, err := r.cache.read("pointers/" + name + ".json")
+	if errors.Is(err, fs.ErrNotExist) && least == 0 {
+		return
+	}
+	var history struct {
+		Generations []struct {
+			Generation int
+			Path       string
+		}
+	}
+	if err == nil {
+		err = json.Unmarshal(data, &history)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	newest := history.Generations[0]
+	if newest.Generation < least || newest.Generation > most {
+		t.Errorf("%s is at generation %d, want %d to %d", name, newest.Generation, least, most)
+	}
+	if newest.Generation == most {
+		realise(t, r.cache.substituters(r.nix)[0], r.key, r.nix, newest.Path)
+	}
+}
+
+// SIGTERM, as Concourse sends it, ends all evaluations with the build.
+func TestFleetInterrupted(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nixtest.Current(t), directory(t.TempDir()))
+	r.flake(t, "hosts = 4; work = 8000000;")
+	cmd := call("out", r.sources, r.store.Env(), map[string]any{"source": r.publisher(), "params": map[string]any{"flake": "config", "all": true, "eval_workers": 2}})
+	var log strings.Builder
+	cmd.Stderr = &log
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	flake := filepath.Join(r.sources, "config")
+	for deadline := time.Now().Add(time.Minute); len(evaluations(flake)) < 2; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("no two evaluations run\n%s", &log)
+		}
+	}
+	cmd.Process.Signal(syscall.SIGTERM)
+	if err := cmd.Wait(); err == nil {
+		t.Error("an interrupted put is green")
+	}
+	if left := evaluations(flake); len(left) > 0 {
+		t.Errorf("evaluations go on: %v", left)
+	}
+	if !strings.HasSuffix(log.String(), "error: interrupted\n") || len(regexp.MustCompile("(?m)^error: ").FindAllString(log.String(), -1)) != 1 {
+		t.Errorf("the log says\n%s", &log)
+	}
 }
 
 // The oldest Nix does it, too, in a directory.
