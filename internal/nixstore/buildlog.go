@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -24,6 +25,7 @@ type buildLog struct {
 	ended      []*build // the last ones
 	errors     []string // but for those that others led to
 	diskFull   bool     // or so somebody has said
+	unreached  []string // what ssh has said of builders
 }
 
 // A build is that of one derivation.
@@ -69,6 +71,9 @@ func (l *buildLog) line(line string) {
 	text, ok := strings.CutPrefix(line, "@nix ")
 	var e event
 	if !ok || json.Unmarshal([]byte(text), &e) != nil {
+		if unreached.MatchString(line) && len(l.unreached) < keptLines && !slices.Contains(l.unreached, line) {
+			l.unreached = append(l.unreached, line)
+		}
 		fmt.Fprintln(l.w, line)
 		return
 	}
@@ -140,6 +145,9 @@ const (
 
 // diskFull matches the words of the C library, and of SQLite.
 var diskFull = regexp.MustCompile("No space left on device|database or disk is full")
+
+// unreached matches what ssh says when it doesn't get to where it is to.
+var unreached = regexp.MustCompile("^ssh: |^Host key verification failed|: Permission denied \\(")
 
 // binary matches what Nix's own builder says to programs: records, in 2.8, whose
 // fields end in zeros.

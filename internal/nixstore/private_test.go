@@ -2,6 +2,7 @@ package nixstore
 
 import (
 	"bytes"
+	"context"
 	"encoding/pem"
 	"fmt"
 	"io"
@@ -15,7 +16,9 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
@@ -242,6 +245,38 @@ func testRemoteBuilder(t *testing.T, n *nixtest.Nix) {
 	cmd.Env = append(os.Environ(), "SSH_AUTH_SOCK="+store.ssh.socket())
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Errorf("nobody could have logged in before: %v: %s", err, out)
+	}
+}
+
+// One that can't be reached is named, at once, when nothing else builds.
+func TestUnreachableBuilder(t *testing.T) { nixtest.Each(t, testUnreachableBuilder) }
+
+func testUnreachableBuilder(t *testing.T, n *nixtest.Nix) {
+	nixtest.SSH(t)
+	here, sources := n.NewStore(t), nixtest.Sample(t)
+	here.Setenv(t)
+	closed, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Close()
+	_, port, _ := strings.Cut(closed.Addr().String(), ":")
+	t.Setenv("NIX_SSHOPTS", "-p "+port)
+	store, err := Open(t.Context(), Options{Settings: Settings{Builders: "ssh-ng://nix@127.0.0.1 " + system(t, here) + " - 4", Lines: "max-jobs = 0"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer store.Close()
+	d, err := store.Evaluate(t.Context(), Installable{File: write(t, sources, `build "elsewhere" { } "echo done > $out"`)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	_, err = store.Realise(ctx, d)
+	want := "machines among builders can't be reached: ssh: connect to host 127.0.0.1 port " + port + ": Connection refused"
+	if advice := strings.Join(hint.Of(err), "\n"); err == nil || !strings.Contains(advice, want) {
+		t.Errorf("got %v, with advice %q", err, advice)
 	}
 }
 

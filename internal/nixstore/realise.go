@@ -61,6 +61,9 @@ func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.S
 	if log.diskFull {
 		return paths, hint.With(failure, "the disk of the Nix store is full: that of a put is its worker's")
 	}
+	if s.settings.logsIn(toBuild) && len(log.unreached) > 0 {
+		return paths, hint.With(failure, "machines among builders can't be reached: %s", strings.Join(log.unreached, "; "))
+	}
 	return paths, failure
 }
 
