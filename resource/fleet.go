@@ -59,8 +59,10 @@ func (p *publisher) newFleet(ctx context.Context, upstreams []*cache.Cache) (*fl
 	if f.installable, err = p.installable(); err != nil {
 		return nil, err
 	}
-	f.local, err = p.openLocal(ctx, nix.StorePath{})
-	return f, err
+	if f.local, err = p.openLocal(ctx, nix.StorePath{}); err != nil {
+		return nil, err
+	}
+	return f, p.readRevision(ctx, f.local, f.installable)
 }
 
 // add adds a host: what it is called, which attribute it is, and which pointer

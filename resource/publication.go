@@ -151,10 +151,8 @@ func (p *publisher) build(ctx context.Context) (*publication, error) {
 	if err != nil {
 		return nil, p.adviseHost(ctx, local, installable, err)
 	}
-	if p.params.Flake.url != "" {
-		if p.revision, err = local.Revision(ctx, installable); err != nil {
-			return nil, err
-		}
+	if err := p.readRevision(ctx, local, installable); err != nil {
+		return nil, err
 	}
 	return p.makeOrFind(ctx, local, derivation)
 }
@@ -172,6 +170,14 @@ func (p *publisher) adviseHost(ctx context.Context, local *nixstore.Store, i nix
 		return err
 	}
 	return hint.With(err, "its nixosConfigurations are: %s", few(hosts))
+}
+
+// readRevision finds out which commit a flake is at that isn't in the inputs.
+func (p *publisher) readRevision(ctx context.Context, local *nixstore.Store, i nixstore.Installable) (err error) {
+	if p.params.Flake.url != "" {
+		p.revision, err = local.Revision(ctx, i)
+	}
+	return err
 }
 
 // makeOrFind returns what a derivation makes: from the cache, if that has it

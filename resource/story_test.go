@@ -14,6 +14,7 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -86,6 +87,7 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"archive":  cmdArchive,
 			"checkout": cmdCheckout,
+			"gitweb":   cmdGitweb,
 			"answers":  cmdAnswers,
 			"damage":   cmdDamage,
 			"empty":    cmdEmpty,
@@ -394,6 +396,22 @@ func cmdCheckout(ts *testscript.TestScript, neg bool, args []string) {
 	if os.Geteuid() == 0 {
 		ts.Check(ts.Exec("chown", "-R", "4711", dir))
 	}
+}
+
+// cmdGitweb serves the repository of a checkout at $GIT, and makes $COMMIT the
+// commit that it is at.
+//
+//	gitweb DIRECTORY
+func cmdGitweb(ts *testscript.TestScript, neg bool, args []string) {
+	git := []string{"-c", "safe.directory=*", "-C", ts.MkAbs(args[0])}
+	ts.Check(ts.Exec("git", append(git, "update-server-info")...))
+	commit, err := exec.Command("git", append(git, "rev-parse", "HEAD")...).Output()
+	ts.Check(err)
+	server := httptest.NewServer(http.FileServer(http.Dir(filepath.Join(ts.MkAbs(args[0]), ".git"))))
+	ts.Defer(server.Close)
+	ts.Setenv("GIT", server.URL)
+	ts.Setenv("COMMIT", strings.TrimSpace(string(commit)))
+	ts.Check(expandAll(ts.MkAbs("."), ts.Getenv))
 }
 
 // cmdSmall makes a directory that has room for so many bytes.
