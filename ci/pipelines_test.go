@@ -138,10 +138,27 @@ func head(data []byte) []string {
 // What documents point to in this repository is there.
 func TestLinks(t *testing.T) {
 	for _, file := range append(glob(t, "../docs/*.md"), "README.md", "../README.md") {
-		for _, match := range regexp.MustCompile(`\]\(([^)#:]+)(#[^)]*)?\)`).FindAllStringSubmatch(string(read(t, file)), -1) {
-			if _, err := os.Stat(filepath.Join(filepath.Dir(file), match[1])); err != nil {
+		for _, match := range regexp.MustCompile(`\]\(([^)#:]*)(?:#([^)]*))?\)`).FindAllStringSubmatch(string(read(t, file)), -1) {
+			target := file
+			if match[1] != "" {
+				target = filepath.Join(filepath.Dir(file), match[1])
+			}
+			if _, err := os.Stat(target); err != nil {
 				t.Errorf("%s points to %s: %v", file, match[1], err)
+			} else if match[2] != "" && !slices.Contains(anchors(t, target), match[2]) {
+				t.Errorf("%s points to #%s of %s, which has no such heading", file, match[2], target)
 			}
 		}
 	}
+}
+
+// anchors are what the headings of a Markdown file are called in links.
+func anchors(t *testing.T, file string) []string {
+	t.Helper()
+	var names []string
+	for _, match := range regexp.MustCompile(`(?m)^#+ (.*)$`).FindAllStringSubmatch(string(read(t, file)), -1) {
+		name := regexp.MustCompile(`[^\p{L}\p{N}\- _]`).ReplaceAllString(strings.ToLower(match[1]), "")
+		names = append(names, strings.ReplaceAll(name, " ", "-"))
+	}
+	return names
 }

@@ -86,8 +86,8 @@ func (r *rehearsal) story(ctx context.Context) error {
 	r.prose("# From a commit to a host\n",
 		"This is [gated.yml](../ci/examples/gated.yml), played from start to end by `make rehearsal`, which printed this page:",
 		"the real `check`, `in` and `out`, called in Concourse's order and by its rules, each in a directory of its own and",
-		"with a store of its own. Only Concourse isn't there, and the machine that the test would boot. The config is",
-		"[ci/sample](../ci/sample), a system as small as it gets.")
+		"with a store of its own. Only Concourse isn't there, and the machine that the test would boot; `make vm-test` boots",
+		"one. The config is [ci/sample](../ci/sample), a system as small as it gets.")
 
 	r.prose("\n## A commit\n",
 		"Somebody pushes to the config's repository. `build` puts the host's system and the driver of its test to pointers",
