@@ -116,7 +116,7 @@ func TestProxy(t *testing.T) {
 	if took := time.Since(start); took < delay {
 		t.Errorf("it took %v, less than the delay", took)
 	}
-	want := traffic{clients + 1, clients, map[string]int{"GET narinfo": clients, "POST nar?uploads": 1}}
+	want := traffic{clients + 1, clients, 2, map[string]int{"GET narinfo": clients, "POST nar?uploads": 1}}
 	if diff := cmp.Diff(want, p.count()); diff != "" {
 		t.Errorf("what has passed (-want +got):\n%s", diff)
 	}

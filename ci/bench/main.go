@@ -173,7 +173,7 @@ func (l *lab) say(who string, s sample) {
 		fmt.Fprintf(l.log, "  %.1f MB stored", float64(s.Stored)/1e6)
 	}
 	if s.Requests > 0 {
-		fmt.Fprintf(l.log, "  %d requests, %d at once, %v; proxy %.2f s CPU", s.Requests, s.AtOnce, s.Kinds, s.ProxyCPU)
+		fmt.Fprintf(l.log, "  %d requests, %d at once, %d in a row, %v; proxy %.2f s CPU", s.Requests, s.AtOnce, s.InARow, s.Kinds, s.ProxyCPU)
 	}
 	if s.ServerCPU > 0 {
 		fmt.Fprintf(l.log, "  server %.2f s CPU", s.ServerCPU)

@@ -30,6 +30,7 @@ type proxy struct {
 type traffic struct {
 	Requests int
 	AtOnce   int            // the most that were being answered at any time
+	InARow   int            // the most that came one after the answer to another
 	Kinds    map[string]int // such as "PUT narinfo": how many of the requests
 }
 
@@ -73,6 +74,7 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.Requests++
 	p.now++
 	p.AtOnce = max(p.AtOnce, p.now)
+	row := p.InARow + 1
 	if p.Kinds == nil {
 		p.Kinds = map[string]int{}
 	}
@@ -84,6 +86,9 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		p.mutex.Unlock()
 	}()
 	time.Sleep(p.delay)
+	p.mutex.Lock()
+	p.InARow = max(p.InARow, row) // before the answer, to which the next one may be due
+	p.mutex.Unlock()
 	p.next.ServeHTTP(w, r)
 }
 

@@ -23,6 +23,33 @@ func CanCompress(compression string) bool { return suffixes[compression] != "" }
 // limit of the zstd program, so that whatever it unpacks is unpacked here.
 const maxWindow = 128 << 20
 
+// idleDecoders are kept for the next NARs, with the memory that they have: as many
+// as are fetched side by side.
+var idleDecoders = make(chan *zstd.Decoder, maxFetches)
+
+// A frameReader unpacks zstd. Closed, it leaves its decoder to the next one.
+type frameReader struct{ *zstd.Decoder }
+
+func newFrameReader(r io.Reader) (io.ReadCloser, error) {
+	select {
+	case d := <-idleDecoders:
+		return frameReader{d}, d.Reset(r)
+	default:
+	}
+	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
+	return frameReader{d}, err
+}
+
+func (r frameReader) Close() error {
+	r.Reset(nil) // it lets go of what it read from
+	select {
+	case idleDecoders <- r.Decoder:
+	default:
+		r.Decoder.Close()
+	}
+	return nil
+}
+
 // decompress returns what a file of a cache holds, in the compressions that
 // nix copy writes.
 func decompress(compression string, r io.Reader) (io.ReadCloser, error) {
@@ -30,11 +57,7 @@ func decompress(compression string, r io.Reader) (io.ReadCloser, error) {
 	case "none":
 		return io.NopCloser(r), nil
 	case "zstd":
-		d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, err
-		}
-		return d.IOReadCloser(), nil
+		return newFrameReader(r)
 	case "xz":
 		d, err := xz.NewReader(r)
 		return io.NopCloser(d), err
