@@ -30,7 +30,6 @@ import (
 // of the fleet.
 type fleet struct {
 	*publisher
-	local       *nixstore.Store
 	upstreams   []*cache.Cache       // of whose paths nothing is sent
 	installable nixstore.Installable // what all hosts are attributes of
 	moves       bool                 // whether the pointers are to lead to what is built
@@ -59,10 +58,10 @@ func (p *publisher) newFleet(ctx context.Context, upstreams []*cache.Cache) (*fl
 	if f.installable, err = p.installable(); err != nil {
 		return nil, err
 	}
-	if f.local, err = p.openLocal(ctx, nix.StorePath{}); err != nil {
+	if _, err := p.openLocal(ctx, nix.StorePath{}); err != nil {
 		return nil, err
 	}
-	return f, p.readRevision(ctx, f.local, f.installable)
+	return f, p.readRevision(ctx, p.local, f.installable)
 }
 
 // add adds a host: what it is called, which attribute it is, and which pointer
@@ -79,12 +78,15 @@ func (f *fleet) add(name, attribute, leads string) {
 // maxLooks is how many pointers are read or moved side by side.
 const maxLooks = 16
 
-// each does a step for all hosts that aren't left behind, limit at a time. An
+// each does a step for those hosts that aren't left behind, limit at a time. An
 // error leaves the host behind.
-func (f *fleet) each(ctx context.Context, limit int, step func(context.Context, *host) error) {
+func each(ctx context.Context, hosts []*host, limit int, step func(context.Context, *host) error) {
 	var group errgroup.Group
 	group.SetLimit(limit)
-	for _, h := range f.going() {
+	for _, h := range hosts {
+		if h.err != nil {
+			continue
+		}
 		group.Go(func() error {
 			if h.err = ctx.Err(); h.err == nil {
 				h.err = step(ctx, h)
@@ -103,7 +105,7 @@ func (f *fleet) going() []*host {
 // look reads the histories of the hosts' pointers. If they aren't to move, they
 // are no more than a hint at what the cache has.
 func (f *fleet) look(ctx context.Context) {
-	f.each(ctx, maxLooks, func(ctx context.Context, h *host) error {
+	each(ctx, f.hosts, maxLooks, func(ctx context.Context, h *host) error {
 		if f.moves {
 			return h.trail.lookToMove(ctx)
 		}
@@ -133,19 +135,22 @@ func (f *fleet) publish(ctx context.Context) (*cache.Pushed, error) {
 	return f.push(ctx, infos)
 }
 
-// evaluate evaluates the hosts.
+// evaluate evaluates the hosts, the first one before the others: they find in the
+// store what it has fetched, where each would fetch it for itself.
 func (f *fleet) evaluate(ctx context.Context) {
 	workers := max(1, min(cmp.Or(f.params.Workers, nixstore.Workers()), len(f.hosts)))
 	f.Console.Say("evaluating %s, %d at a time", count(len(f.hosts), "host"), workers)
 	var evaluated atomic.Int32
-	f.each(ctx, workers, func(ctx context.Context, h *host) (err error) {
+	step := func(ctx context.Context, h *host) (err error) {
 		installable := f.installable
 		installable.Attribute = h.attribute
 		h.derivation, err = f.local.Labelled(h.name).Evaluate(ctx, installable)
 		h.root = h.derivation.OutPath
 		f.Console.overwrite(fmt.Sprintf("evaluated %d/%d hosts", evaluated.Add(1), len(f.hosts)))
 		return err
-	})
+	}
+	each(ctx, f.hosts[:1], 1, step)
+	each(ctx, f.hosts[1:], workers, step)
 	f.Console.overwrite("")
 }
 
@@ -312,10 +317,9 @@ func (f *fleet) move(ctx context.Context) {
 		}
 		return nil
 	}
-	others, last := *f, *f
-	others.hosts, last.hosts = f.hosts[:len(f.hosts)-1], f.hosts[len(f.hosts)-1:]
-	others.each(ctx, maxLooks, step)
-	last.each(ctx, 1, step)
+	last := len(f.hosts) - 1
+	each(ctx, f.hosts[:last], maxLooks, step)
+	each(ctx, f.hosts[last:], 1, step)
 	if n := int(stay.Load()); n > 0 {
 		f.Console.Say("unchanged: %s", count(n, "pointer"))
 	}
