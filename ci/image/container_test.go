@@ -179,7 +179,11 @@ func layer(t *testing.T, from, to string) {
 		t.Fatal(err)
 	}
 	if err := unix.Mount("overlay", to, "overlay", 0, "lowerdir="+from+",upperdir="+upper+",workdir="+work); err != nil {
-		t.Fatalf("mounting a copy of the image: %v", err)
+		// This machine's own files are an overlay.
+		if out, err := exec.Command("cp", "-a", from+"/.", to).CombinedOutput(); err != nil {
+			t.Fatalf("copying the image: %v\n%s", err, out)
+		}
+		return
 	}
 	t.Cleanup(func() {
 		if err := unix.Unmount(to, 0); err != nil {
