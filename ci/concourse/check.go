@@ -140,6 +140,7 @@ func (c *checker) checkResource(s Step) {
 	if !slices.ContainsFunc(c.pipeline.Resources, func(r Resource) bool { return r.Name == name }) {
 		c.fail("there is no resource %s", name)
 	}
+	c.checkFound(s)
 	for _, passed := range s.Passed {
 		i := slices.IndexFunc(c.pipeline.Jobs, func(j Job) bool { return j.Name == passed })
 		switch {
@@ -150,6 +151,22 @@ func (c *checker) checkResource(s Step) {
 		case !c.pipeline.Jobs[i].uses(name):
 			c.fail("get %s: passed: job %s neither gets nor puts it", s.Get, passed)
 		}
+	}
+}
+
+// checkFound complains of a get that nothing will ever find a version for: a
+// job that starts by itself looks for those of its inputs that aren't put or
+// passed on by another, but not if they are never to be checked.
+func (c *checker) checkFound(s Step) {
+	resource := slices.IndexFunc(c.pipeline.Resources, func(r Resource) bool { return r.Name == s.ResourceName() })
+	job := slices.IndexFunc(c.pipeline.Jobs, func(j Job) bool { return j.Name == c.job })
+	if s.Get == "" || len(s.Passed) > 0 || resource < 0 || c.pipeline.Resources[resource].CheckEvery != "never" {
+		return
+	}
+	starts := false
+	c.pipeline.Jobs[job].Each(func(s Step) { starts = starts || s.Trigger })
+	if starts {
+		c.fail("get %s: it is never checked, and no job that passes it on has put it", s.Get)
 	}
 }
 

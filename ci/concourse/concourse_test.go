@@ -15,8 +15,10 @@ resource_types: [{name: nixos-closure, type: registry-image, source: {repository
 resources:
 - {name: config, type: git, source: {uri: u}}
 - {name: web-1, type: nixos-closure, source: {pointer: web-1}}
+- {name: quiet, type: git, check_every: never, source: {uri: u}}
 jobs:
 - {name: first, plan: [{get: config, trigger: true}, {put: web-1, inputs: [config], no_get: true}]}
+- {name: loud, plan: [{put: quiet, no_get: true}]}
 `
 
 const task = `
@@ -36,6 +38,8 @@ func TestCheck(t *testing.T) {
 		{"a key of none", "{name: j, plan: [{get: config, triger: true}]}", "field triger not found"},
 		{"a job's unknown key", "{name: j, serail: true, plan: [{get: config}]}", "field serail not found"},
 		{"deep inside", "{name: j, plan: [{in_parallel: {limit: 2, steps: [{do: [{get: config, triger: true}]}]}}]}", "field triger not found"},
+		{"never looked for", "{name: j, plan: [{get: config, trigger: true}, {get: quiet}]}", "get quiet: it is never checked"},
+		{"looked for when somebody starts it", "{name: j, plan: [{get: config}, {get: quiet}]}", ""},
 		{"unknown resource", "{name: j, plan: [{get: confg}]}", "job j: there is no resource confg"},
 		{"unknown resource under another name", "{name: j, plan: [{get: config, resource: confg}]}", "job j: there is no resource confg"},
 		{"passed by nobody", "{name: j, plan: [{get: config, passed: [frist]}]}", "there is no job frist"},
