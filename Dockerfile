@@ -62,6 +62,8 @@ COPY --from=builder /links/ /
 
 # Not those of internal/nixstore: they want processes, users and namespaces that a build doesn't have.
 FROM builder AS test-builder
+ARG TARGETOS
+ARG TARGETARCH
 RUN for package in $(go list ./internal/... ./resource | grep -v nixstore); do \
       GOOS=$TARGETOS GOARCH=$TARGETARCH go test -c -o "/tests/${package#github.com/nixos-closure/nixos-closure-resource/}/" "$package"; \
     done
