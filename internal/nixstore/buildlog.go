@@ -147,7 +147,7 @@ const (
 var diskFull = regexp.MustCompile("No space left on device|database or disk is full")
 
 // unreached matches what ssh says when it doesn't get to where it is to.
-var unreached = regexp.MustCompile("^ssh: |^Host key verification failed|: Permission denied \\(")
+var unreached = regexp.MustCompile(`^ssh: |^Host key verification failed|: Permission denied \(`)
 
 // binary matches what Nix's own builder says to programs: records, in 2.8, whose
 // fields end in zeros.

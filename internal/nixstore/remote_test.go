@@ -11,7 +11,9 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -140,13 +142,19 @@ func testRemoteStore(t *testing.T, n *nixtest.Nix) {
 	}
 
 	// Gone in the middle of a build.
+	marker := "marker-" + strconv.Itoa(os.Getpid()) + n.Version
+	defer func() { // its machine is gone, and a builder lives on its own
+		for _, pid := range processes(t, marker) {
+			syscall.Kill(pid, syscall.SIGKILL)
+		}
+	}()
 	begun := &signalWriter{text: "begun", seen: make(chan struct{})}
 	another, err := Open(t.Context(), Options{Log: begun, Settings: server.settings(n)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer another.Close()
-	endless, err := another.Evaluate(t.Context(), Installable{File: write(t, sources, `build "endless" { } "echo begun; while :; do :; done"`)})
+	endless, err := another.Evaluate(t.Context(), Installable{File: write(t, sources, `build "endless" { } "echo begun; : `+marker+`; sleep 1000; :"`)})
 	if err != nil {
 		t.Fatal(err)
 	}

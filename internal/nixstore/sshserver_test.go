@@ -12,6 +12,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/knownhosts"
@@ -26,9 +27,10 @@ type sshServer struct {
 	userKey    SSHKey // that may log in
 	knownHosts string
 
-	mu    sync.Mutex
-	conns []net.Conn
-	ran   []string
+	mu      sync.Mutex
+	conns   []net.Conn
+	ran     []string
+	running sync.WaitGroup // commands
 }
 
 func newSSHServer(t *testing.T, env []string) *sshServer {
@@ -52,7 +54,11 @@ func newSSHServer(t *testing.T, env []string) *sshServer {
 		t.Fatal(err)
 	}
 	s := &sshServer{address: listener.Addr().String(), userKey: userKey, knownHosts: knownhosts.Line([]string{listener.Addr().String()}, hostPublic)}
-	t.Cleanup(func() { listener.Close(); s.hangUp() })
+	t.Cleanup(func() {
+		listener.Close()
+		s.hangUp()
+		s.running.Wait()
+	})
 	go func() {
 		for {
 			conn, err := listener.Accept()
@@ -115,19 +121,30 @@ func (s *sshServer) serve(conn net.Conn, config *ssh.ServerConfig, env []string)
 				s.mu.Unlock()
 				cmd := exec.Command("sh", "-c", command.Text)
 				cmd.Env, cmd.Stdout, cmd.Stderr = env, channel, channel.Stderr()
-				cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+				cmd.WaitDelay = time.Second
+				cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
 				stdin, err := cmd.StdinPipe()
 				if err != nil || cmd.Start() != nil {
 					return
 				}
+				ended := make(chan struct{})
+				s.running.Add(1)
+				defer s.running.Done()
 				go func() {
 					io.Copy(stdin, channel)
 					stdin.Close()
+					server.Wait()
+					select {
+					case <-ended:
+					default: // a daemon doesn't always notice while it builds
+						syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL)
+					}
 				}()
 				status := struct{ Code uint32 }{}
 				if cmd.Wait() != nil {
 					status.Code = uint32(cmd.ProcessState.ExitCode())
 				}
+				close(ended)
 				channel.SendRequest("exit-status", false, ssh.Marshal(status))
 				channel.Close()
 			}
