@@ -52,6 +52,7 @@ var reserved = map[string]struct {
 	"os/exec":                      {"only building and reading a local store need another program", []string{"internal/nixstore"}},
 	"net/http":                     {"only a place of bytes is reached over a network, and only Nix is served, over loopback", []string{"internal/blob", "internal/substituter"}},
 	"github.com/aws/aws-sdk-go-v2": {"it is large, and a bucket is a place of bytes", []string{"internal/blob"}},
+	"golang.org/x/crypto/ssh":      {"only Nix's stores and sources are reached by ssh", []string{"internal/nixstore"}},
 	"database/sql":                 {"only a store has a database", []string{"internal/nixstore"}},
 	"github.com/spf13/cobra":       {"the three programs of the resource have no arguments to parse", []string{"internal/command"}},
 	"log":                          {"libraries are silent, and resource alone writes for people", nil},
