@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/base64"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -74,14 +73,17 @@ func (s *S3) put(ctx context.Context, key string, body io.Reader, opts PutOption
 // write is Put for those who know that the store honours their conditions, or
 // want to know.
 func (s *S3) write(ctx context.Context, key string, body io.Reader, opts PutOptions) (Info, error) {
+	write := &s3Write{store: s, key: key, opts: opts, id: rand.Text()}
+	if inMemory, ok := body.(*bytes.Reader); ok && int64(inMemory.Len()) <= sizeOfPart(1) {
+		return write.whole(ctx, *inMemory) // most bytes come so, and need not be copied
+	}
 	source := bufio.NewReader(contextReader{ctx, body})
 	first, last, err := readPart(source, make([]byte, 0, 64<<10), sizeOfPart(1)) // most objects are small
 	if err != nil {
 		return Info{}, err
 	}
-	write := &s3Write{store: s, key: key, opts: opts, id: rand.Text()}
 	if last {
-		return write.whole(ctx, first)
+		return write.whole(ctx, *bytes.NewReader(first))
 	}
 	return write.inParts(ctx, first, source)
 }
@@ -117,15 +119,17 @@ type s3Write struct {
 	id    string // what writerMetadata says
 }
 
-// whole sends the object in one request.
-func (w *s3Write) whole(ctx context.Context, data []byte) (Info, error) {
+// whole sends the object in one request. Each attempt reads from a copy of data.
+func (w *s3Write) whole(ctx context.Context, data bytes.Reader) (Info, error) {
+	size, sum := int64(data.Len()), w.checksum(data)
 	etag, err := w.commit(ctx, func() (string, error) {
+		body := data
 		output, err := w.store.client.PutObject(ctx, &s3.PutObjectInput{
 			Bucket:        &w.store.location.bucket,
 			Key:           w.store.objectKey(w.key),
-			Body:          bytes.NewReader(data),
-			ContentLength: aws.Int64(int64(len(data))),
-			ChecksumCRC32: w.checksum(data),
+			Body:          &body,
+			ContentLength: &size,
+			ChecksumCRC32: sum,
 			ContentType:   optional(w.opts.ContentType),
 			CacheControl:  optional(w.opts.CacheControl),
 			StorageClass:  types.StorageClass(w.store.location.storageClass),
@@ -138,7 +142,7 @@ func (w *s3Write) whole(ctx context.Context, data []byte) (Info, error) {
 		}
 		return aws.ToString(output.ETag), nil
 	})
-	return Info{Key: w.key, Size: int64(len(data)), ETag: etag}, err
+	return Info{Key: w.key, Size: size, ETag: etag}, err
 }
 
 // inParts sends an object of which first is the beginning and rest follows.
@@ -228,7 +232,7 @@ func (w *s3Write) upload(ctx context.Context, upload *string, first []byte, rest
 }
 
 func (w *s3Write) part(ctx context.Context, upload *string, number int32, data []byte) (types.CompletedPart, error) {
-	part := types.CompletedPart{PartNumber: &number, ChecksumCRC32: w.checksum(data)}
+	part := types.CompletedPart{PartNumber: &number, ChecksumCRC32: w.checksum(*bytes.NewReader(data))}
 	err := w.store.config.Patience.Retry.Do(ctx, func() error {
 		output, err := w.store.client.UploadPart(ctx, &s3.UploadPartInput{
 			Bucket:        &w.store.location.bucket,
@@ -334,10 +338,11 @@ func (w *s3Write) ifNoneMatch() *string {
 // checksum guards the data on its way, as the signature covers them only where
 // there is no TLS, and S3 keeps it beside them. The SDK would send it after the
 // data, in an encoding that fewer stores understand.
-func (w *s3Write) checksum(data []byte) *string {
+func (w *s3Write) checksum(data bytes.Reader) *string {
 	if w.store.config.SkipS3Checksums {
 		return nil
 	}
-	sum := binary.BigEndian.AppendUint32(nil, crc32.ChecksumIEEE(data))
-	return aws.String(base64.StdEncoding.EncodeToString(sum))
+	sum := crc32.NewIEEE()
+	data.WriteTo(sum)
+	return aws.String(base64.StdEncoding.EncodeToString(sum.Sum(nil)))
 }

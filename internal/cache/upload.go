@@ -239,7 +239,7 @@ func (u *uploader) smallFile(ctx context.Context, ni *NarInfo) (*bytes.Buffer, e
 		return nil, err
 	}
 	defer u.reading.Release(1)
-	file := new(bytes.Buffer)
+	file := bytes.NewBuffer(make([]byte, 0, ni.NarSize/2)) // more than most need
 	return file, u.dump(ctx, ni, file, u.meter)
 }
 
