@@ -74,6 +74,13 @@ func decompress(compression string, r io.Reader) (io.ReadCloser, error) {
 // (since 2.35), and every zstd reads a sequence of frames as one stream.
 const frameSize = 4 << 20
 
+// maxCores bounds the cores that compress, and with them the memory: each needs
+// some 20 MiB. Six make 1 GB of NARs a second, more than there mostly is to send them
+// by.
+const maxCores = 6
+
+func cores() int { return min(runtime.GOMAXPROCS(0), maxCores) }
+
 // A compressor compresses NARs, several at a time, with a bounded number of
 // frames in memory.
 type compressor struct {
@@ -97,7 +104,7 @@ func newCompressor(compression string, level int) (*compressor, error) {
 }
 
 func newFrameCompressor(compression string, encode frameEncoder) *compressor {
-	frames := 2*runtime.GOMAXPROCS(0) + 2
+	frames := 2*cores() + 2
 	return &compressor{
 		compression: compression,
 		encode:      encode,
@@ -116,7 +123,8 @@ func zstdFrames(level int, checksums bool) (frameEncoder, error) {
 	}
 	encoder, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
-		zstd.WithEncoderConcurrency(runtime.GOMAXPROCS(0)),
+		zstd.WithEncoderConcurrency(cores()),
+		zstd.WithWindowSize(frameSize), // all there is to look back to: more would only take memory
 		zstd.WithEncoderCRC(checksums),
 	)
 	if err != nil {

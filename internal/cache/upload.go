@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"slices"
 	"sync"
 
@@ -134,7 +133,7 @@ func maxReading(source Source) int64 {
 	if _, ok := source.(*cacheSource); ok {
 		return maxFetches
 	}
-	return int64(runtime.GOMAXPROCS(0) + 2)
+	return int64(min(cores(), 4) + 2) // each large one has parts in memory, too
 }
 
 // settle notes that something that n waited for is there. When nothing is left,
