@@ -134,6 +134,7 @@ revision: 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b
 closure: 14 paths, 13.0 MiB
 revision: unknown → 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b
 `},
+		"a single path": {Closure{}, Closure{Root: today.Root, Infos: today.Infos[:1]}, "closure: 1 path, 1024.0 KiB\n"},
 		"the first": {Closure{}, today, `closure: 14 paths, 13.0 MiB
 revision: 1f0c9d7c9f7d0c4b8c0d5e6f7a8b9c0d1e2f3a4b
 `},

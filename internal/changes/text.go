@@ -28,7 +28,11 @@ func (c *Changes) Text(colour bool) string {
 	if c.Before != nil {
 		before = *c.Before
 	}
-	fmt.Fprintf(&b, "closure: %s paths, %s", arrow(fmt.Sprint(before.Paths), fmt.Sprint(after.Paths)),
+	paths := "paths"
+	if after.Paths == 1 {
+		paths = "path"
+	}
+	fmt.Fprintf(&b, "closure: %s %s, %s", arrow(fmt.Sprint(before.Paths), fmt.Sprint(after.Paths)), paths,
 		arrow(formatSize(before.NarSize), formatSize(after.NarSize)))
 	if growth := after.NarSize - before.NarSize; growth >= 1<<10 || growth <= -1<<10 {
 		b.WriteString(", " + formatGrowth(growth, colour))
