@@ -30,7 +30,9 @@ func testHostileBuild(t *testing.T, n *nixtest.Nix) {
 	attributes := &syscall.SysProcAttr{Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWUSER}
 	ids := []syscall.SysProcIDMap{{ContainerID: 0, HostID: os.Getuid(), Size: 1}}
 	if os.Getuid() == 0 {
-		ids = []syscall.SysProcIDMap{{Size: 65536}}
+		// Nix kills whatever runs as a build user, to begin with. The machine's processes are to be seen here, so
+		// these build users are none that another test's Nix has.
+		ids = []syscall.SysProcIDMap{{Size: firstBuildUser - 1}, {ContainerID: firstBuildUser - 1, HostID: firstBuildUser - 1 + 100000, Size: 35000}}
 	}
 	attributes.UidMappings, attributes.GidMappings = ids, ids
 	attributes.GidMappingsEnableSetgroups = os.Getuid() == 0
