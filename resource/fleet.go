@@ -361,7 +361,7 @@ func (f *fleet) left(ctx context.Context) error {
 		sharing[text] = append(sharing[text], h.name)
 	}
 	for _, reason := range reasons {
-		f.Console.Fail(fmt.Errorf("%s: %w", few(sharing[reason.Error()]), reason))
+		f.Console.Fail(fmt.Errorf("%s: %w", hint.Few(sharing[reason.Error()]), reason))
 	}
 	if names == nil {
 		return nil

@@ -99,19 +99,10 @@ func (f *fleet) choose(ctx context.Context, patterns []string) ([]string, error)
 			if near := nearest(pattern, names); near != "" {
 				return nil, mistakes{hint.With(err, "did you mean %s?", near)}
 			}
-			return nil, mistakes{hint.With(err, "its hosts: %s", few(names))}
+			return nil, mistakes{hint.With(err, "its hosts: %s", hint.Few(names))}
 		}
 		chosen = append(chosen, matching...)
 	}
 	slices.Sort(chosen)
 	return slices.Compact(chosen), nil
-}
-
-// few lists the first of many names for a person.
-func few(names []string) string {
-	const most = 20
-	if len(names) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(names[:most], ", "), len(names)-most)
-	}
-	return strings.Join(names, ", ")
 }

@@ -93,7 +93,7 @@ func (f *fleet) attributes(ctx context.Context) (map[string]string, error) {
 	}
 	if !slices.Contains(names, own) {
 		return nil, hint.With(fmt.Errorf("the flake has no host %s, which is the source's pointer, and the last to move", own),
-			"the source's pointer must be one of %s", few(names))
+			"the source's pointer must be one of %s", hint.Few(names))
 	}
 	for _, name := range names {
 		attributes[name] = toplevel(name)

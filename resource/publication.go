@@ -169,7 +169,7 @@ func (p *publisher) adviseHost(ctx context.Context, local *nixstore.Store, i nix
 	if listErr != nil || slices.Contains(hosts, host) {
 		return err
 	}
-	return hint.With(err, "its nixosConfigurations are: %s", few(hosts))
+	return hint.With(err, "its nixosConfigurations are: %s", hint.Few(hosts))
 }
 
 // readRevision finds out which commit a flake is at that isn't in the inputs.

@@ -184,7 +184,7 @@ func (d description) derivation(i Installable) (Derivation, error) {
 			"name one derivation, and one output of it, by an attribute")
 	case d.Type == "set" && len(d.Attributes) > 0:
 		return Derivation{}, hint.With(fmt.Errorf("%s is not a derivation, but a set", i),
-			"name an attribute in it: %s", few(d.Attributes))
+			"name an attribute in it: %s", hint.Few(d.Attributes))
 	default:
 		return Derivation{}, hint.With(fmt.Errorf("%s is not a derivation, but a %s", i, d.Type),
 			"name an attribute that is one, such as config.system.build.toplevel")
@@ -201,15 +201,6 @@ func (d description) derivation(i Installable) (Derivation, error) {
 		}
 	}
 	return derivation, nil
-}
-
-// few lists the first of many words for a person.
-func few(words []string) string {
-	const most = 20
-	if len(words) > most {
-		return fmt.Sprintf("%s and %d more", strings.Join(words[:most], ", "), len(words)-most)
-	}
-	return strings.Join(words, ", ")
 }
 
 // ErrNoAttribute is wrapped by the error of evaluating an attribute that a flake

@@ -67,7 +67,7 @@ func (s *Store) checkLockNow(ctx context.Context, i Installable) error {
 				return fmt.Errorf("the flake %s can't be evaluated: %w", i.name(), err)
 			}
 			if len(inputs) > 0 {
-				return hint.With(fmt.Errorf("the flake %s has inputs (%s), but no flake.lock", i.name(), few(inputs)), lockAdvice)
+				return hint.With(fmt.Errorf("the flake %s has inputs (%s), but no flake.lock", i.name(), hint.Few(inputs)), lockAdvice)
 			}
 		}
 	}
