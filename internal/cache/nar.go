@@ -29,8 +29,8 @@ func (e *VerifyError) Error() string {
 }
 
 // A narReader yields a NAR from the cache. Its Read returns io.EOF only after
-// everything that the narinfo announces has been found to hold: until then,
-// what has been read is not to be believed.
+// everything that the narinfo announces of it has been found to hold: until
+// then, what has been read is not to be believed.
 type narReader struct {
 	cache *Cache
 	ni    *NarInfo
@@ -43,8 +43,11 @@ type narReader struct {
 	err   error         // what Read returns from now on
 }
 
-// openNAR opens the NAR of ni, where it lies. What is read of the file, as it is sent, goes to
-// raw, too, if that isn't nil; by the io.EOF of the reader, raw has had all of it.
+// openNAR opens the NAR of ni, where it lies. What is read of the file, as it is
+// sent, goes to raw, too, if that isn't nil; by the io.EOF of the reader, raw has
+// had all of it, and FileHash has been found to hold. Otherwise it isn't looked
+// at: of what is unpacked, the NarHash says all, and who could replace the file
+// could replace the FileHash.
 func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narReader, error) {
 	c = ni.owner(c)
 	object, err := c.store.Get(ctx, ni.URL, blob.GetOptions{})
@@ -55,8 +58,11 @@ func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narRe
 		cache: c,
 		ni:    ni,
 		body:  object.Body,
-		file:  fileReader{r: object.Body, hash: sha256.New(), raw: raw, limit: maxFileSize(ni)},
+		file:  fileReader{r: object.Body, limit: maxFileSize(ni)},
 		hash:  sha256.New(),
+	}
+	if raw != nil {
+		r.file.raw = newDigest(raw)
 	}
 	if ni.FileSize > 0 && object.Size >= 0 && object.Size != ni.FileSize {
 		object.Body.Close()
@@ -142,8 +148,10 @@ func (r *narReader) finish() error {
 	if ni.FileSize > 0 && r.file.read != ni.FileSize {
 		return r.damaged("FileSize", ni.FileSize, r.file.read)
 	}
-	if got := nix.SumHash(r.file.hash); !ni.FileHash.IsZero() && got != ni.FileHash {
-		return r.damaged("FileHash", ni.FileHash, got)
+	if raw := r.file.raw; raw != nil && !ni.FileHash.IsZero() {
+		if got := nix.SumHash(raw.hash); got != ni.FileHash {
+			return r.damaged("FileHash", ni.FileHash, got)
+		}
 	}
 	if r.read != ni.NarSize {
 		return r.damaged("NarSize", ni.NarSize, r.read)
@@ -180,11 +188,10 @@ func (r *narReader) Close() error {
 // A fileReader reads a file of the cache, and keeps count.
 type fileReader struct {
 	r     io.Reader
-	raw   io.Writer
-	hash  hash.Hash
-	read  int64 // bytes so far
-	limit int64 // an error beyond so many bytes
-	err   error // the first error that isn't io.EOF
+	raw   *digest // if not nil, what is read goes there, too
+	read  int64   // bytes so far
+	limit int64   // an error beyond so many bytes
+	err   error   // the first error that isn't io.EOF
 }
 
 func (f *fileReader) Read(p []byte) (int, error) {
@@ -198,7 +205,6 @@ func (f *fileReader) Read(p []byte) (int, error) {
 	if err != nil && err != io.EOF {
 		err = storeError{err}
 	}
-	f.hash.Write(p[:n])
 	f.read += int64(n)
 	if f.read > f.limit {
 		n, err = 0, fmt.Errorf("the file is longer than the %d bytes that it may have", f.limit)
@@ -215,8 +221,9 @@ func (f *fileReader) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// verifyNAR reads the NAR of ni and says whether it is what ni announces, and
-// an archive that Nix would unpack.
+// verifyNAR reads the NAR of ni and says whether it and its file are what ni
+// announces, and an archive that Nix would unpack. raw gets the file as it is
+// sent.
 func (c *Cache) verifyNAR(ctx context.Context, ni *NarInfo, raw, progress io.Writer) error {
 	r, err := c.openNAR(ctx, ni, raw)
 	if err != nil {

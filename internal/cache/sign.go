@@ -43,7 +43,7 @@ const maxAttempts = 20
 // latter case nobody has vouched for the file, which is therefore looked at.
 func (c *Cache) sign(ctx context.Context, seen NarInfo) (NarInfo, error) {
 	if !seen.SignedBy(c.config.PublicKeys) {
-		if err := c.verifyNAR(ctx, &seen, nil, io.Discard); err != nil {
+		if err := c.verifyNAR(ctx, &seen, io.Discard, io.Discard); err != nil {
 			return NarInfo{}, err
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"slices"
 	"sync"
@@ -160,7 +161,7 @@ func (c *Cache) inspect(ctx context.Context, path nix.StorePath) (NarInfo, error
 func (v *verifier) files(ctx context.Context, deep bool, meter *Meter) error {
 	look := v.cache.statNAR
 	if deep {
-		look = func(ctx context.Context, ni *NarInfo) error { return v.cache.verifyNAR(ctx, ni, nil, meter) }
+		look = func(ctx context.Context, ni *NarInfo) error { return v.cache.verifyNAR(ctx, ni, io.Discard, meter) }
 	} else {
 		meter = nil // next to nothing is read
 	}

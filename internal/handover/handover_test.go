@@ -247,7 +247,7 @@ func TestDamaged(t *testing.T) {
 		}, "NarHash"},
 		{"a cache's file", func(t *testing.T, m made) string {
 			return changed(t, m.cache, fileOf(t, m, m.a), []byte("aaaa"), []byte("aaab"))
-		}, "FileHash"},
+		}, "NarHash"},
 		{"a cache's file that is another path's", func(t *testing.T, m made) string {
 			narinfo := filepath.Join(m.cache, m.a.HashPart()+".narinfo")
 			theirs := strings.TrimPrefix(fileOf(t, m, m.b), m.cache+"/")
@@ -256,7 +256,7 @@ func TestDamaged(t *testing.T) {
 				t.Fatal(err)
 			}
 			return changed(t, m.cache, narinfo, []byte("URL: "+ours), []byte("URL: "+theirs))
-		}, "FileHash"},
+		}, "NarHash"},
 		{"a cache that lacks a file", func(t *testing.T, m made) string {
 			if err := os.Remove(fileOf(t, m, m.a)); err != nil {
 				t.Fatal(err)
