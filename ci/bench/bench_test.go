@@ -5,14 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"os/exec"
 	"strings"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -67,61 +64,6 @@ func TestMeasure(t *testing.T) {
 	}
 	if ours[len(ours)-1] == 0 {
 		t.Error("unreachable: it keeps the memory alive")
-	}
-}
-
-// The proxy delays, counts and passes on.
-func TestProxy(t *testing.T) {
-	const clients = 5
-	var arrived sync.WaitGroup
-	arrived.Add(clients)
-	target := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodGet {
-			arrived.Done()
-			arrived.Wait() // all at once
-		}
-		io.WriteString(w, r.Host+" ")
-		io.Copy(w, r.Body)
-	}))
-	defer target.Close()
-	const delay = 30 * time.Millisecond
-	p, err := startProxy(target.URL, delay)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer p.stop()
-
-	var group sync.WaitGroup
-	for i := range clients {
-		group.Go(func() {
-			response, err := http.Get(fmt.Sprintf("%s/bucket/%d.narinfo", p.url, i))
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			response.Body.Close()
-		})
-	}
-	group.Wait()
-	start := time.Now()
-	response, err := http.Post(p.url+"/bucket/nar/x?uploads", "", strings.NewReader("body"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer response.Body.Close()
-	body, _ := io.ReadAll(response.Body)
-	if want := strings.TrimPrefix(p.url, "http://") + " body"; string(body) != want {
-		t.Errorf("want the host that was asked for and the body, %q, got %q", want, body)
-	}
-	if took := time.Since(start); took < delay {
-		t.Errorf("it took %v, less than the delay", took)
-	}
-	want := traffic{clients + 1, clients, 2, map[string]int{"GET narinfo": clients, "POST nar?uploads": 1}}
-	if diff := cmp.Diff(want, p.count()); diff != "" {
-		t.Errorf("what has passed (-want +got):\n%s", diff)
-	}
-	if got := p.count(); got.Requests != 0 {
-		t.Errorf("it counts again what it has counted: %+v", got)
 	}
 }
 

@@ -1,7 +1,13 @@
 package main
 
 import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
 	"maps"
+	"math"
 	"net"
 	"net/http"
 	"net/http/httputil"
@@ -15,11 +21,16 @@ import (
 // A proxy is a longer way to a server: each request reaches it later by a
 // delay, as if the server were that round trip away. It counts what passes. (A
 // new connection costs nothing, and bandwidth is not limited.)
+//
+// It shares the machine with what is measured, so it does little: each
+// connection of a client goes on as one of its own to the server, and the kernel
+// moves bodies between the two (splice).
 type proxy struct {
-	url   string
-	delay time.Duration
-	http  *http.Server
-	next  *httputil.ReverseProxy
+	url    string
+	delay  time.Duration
+	target string // host and port
+	ctx    context.Context
+	stop   context.CancelFunc
 
 	mutex sync.Mutex
 	now   int // requests that are being answered
@@ -44,52 +55,134 @@ func startProxy(target string, delay time.Duration) (*proxy, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &proxy{url: "http://" + listener.Addr().String(), delay: delay}
-	p.next = &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.URL.Host = to.Scheme, to.Host // Out.Host stays: it is signed
-			r.Out.Header.Del("Expect")                            // is answered by us
-		},
-		Transport: &http.Transport{
-			DisableCompression:  true,
-			MaxIdleConnsPerHost: 1024,
-			ReadBufferSize:      bufferSize,
-			WriteBufferSize:     bufferSize,
-		},
-		BufferPool: &buffers{sync.Pool{New: func() any { return new([bufferSize]byte) }}},
-		ErrorHandler: func(w http.ResponseWriter, _ *http.Request, _ error) { // mostly of clients that went away
-			w.WriteHeader(http.StatusBadGateway)
-		},
-	}
-	p.http = &http.Server{Handler: p}
-	go p.http.Serve(listener)
+	p := &proxy{url: "http://" + listener.Addr().String(), delay: delay, target: to.Host}
+	p.ctx, p.stop = context.WithCancel(context.Background())
+	context.AfterFunc(p.ctx, func() { listener.Close() })
+	go func() {
+		for {
+			client, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			go p.serve(client)
+		}
+	}()
 	return p, nil
 }
 
-func (p *proxy) stop() { p.http.Close() }
+// serve passes what comes on a client's connection.
+func (p *proxy) serve(clientConn net.Conn) {
+	defer clientConn.Close()
+	serverConn, err := net.Dial("tcp", p.target)
+	if err != nil {
+		return
+	}
+	defer serverConn.Close()
+	defer context.AfterFunc(p.ctx, func() {
+		clientConn.Close()
+		serverConn.Close()
+	})()
+	client, server := newSide(clientConn), newSide(serverConn)
+	asked, ended := make(chan *http.Request, 1), make(chan struct{})
+	go func() {
+		p.passAnswers(server, client, asked)
+		client.CloseWrite()
+		close(ended)
+	}()
+	p.passRequests(client, server, asked, ended)
+	// A server may answer before it has read all, and go. To close a connection on which something is unread would
+	// take from the client the answer that is on its way.
+	close(asked)
+	io.Copy(io.Discard, client)
+	serverConn.Close()
+	<-ended
+	for range asked {
+		p.answered()
+	}
+}
 
-// ServeHTTP implements http.Handler.
-func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+// passRequests passes requests, each when it was counted and delayed.
+func (p *proxy) passRequests(client, server side, asked chan<- *http.Request, ended <-chan struct{}) {
+	for {
+		request, err := http.ReadRequest(client.buffered)
+		if err != nil {
+			return
+		}
+		row := p.arrived(request)
+		time.Sleep(p.delay)
+		p.mutex.Lock()
+		p.InARow = max(p.InARow, row) // before the answer, to which the next one may be due
+		p.mutex.Unlock()
+		select {
+		case asked <- request:
+		case <-ended:
+			p.answered()
+			return
+		}
+		if request.Header.Get("Expect") != "" { // is answered by us
+			request.Header.Del("Expect")
+			if _, err := io.WriteString(client, "HTTP/1.1 100 Continue\r\n\r\n"); err != nil {
+				return
+			}
+		}
+		request.Header.Set("Host", request.Host) // as it came: it is signed
+		m := message{request.Method + " " + request.RequestURI + " " + request.Proto, request.Header, request.ContentLength, request.TransferEncoding != nil, request.Body}
+		if m.pass(client, server, func() {}) != nil {
+			return
+		}
+	}
+}
+
+// passAnswers passes the answers to the requests that were asked.
+func (p *proxy) passAnswers(server, client side, asked <-chan *http.Request) {
+	for {
+		if _, err := server.buffered.Peek(1); err != nil {
+			return
+		}
+		request, ok := <-asked
+		if !ok {
+			return
+		}
+		response, err := http.ReadResponse(server.buffered, request)
+		if err != nil {
+			p.answered()
+			return
+		}
+		m := message{response.Proto + " " + response.Status, response.Header, response.ContentLength, response.TransferEncoding != nil, response.Body}
+		switch {
+		case response.Body == http.NoBody:
+			m.length, m.chunked = 0, false // whatever an answer to HEAD says
+		case m.length < 0 && !m.chunked:
+			m.length = math.MaxInt64 // all there is
+		}
+		if response.Close {
+			m.header.Set("Connection", "close")
+		}
+		if m.pass(server, client, p.answered) != nil || response.Close {
+			return
+		}
+	}
+}
+
+// arrived counts a request, and returns how many it may be in a row.
+func (p *proxy) arrived(r *http.Request) int {
 	p.mutex.Lock()
+	defer p.mutex.Unlock()
 	p.Requests++
 	p.now++
 	p.AtOnce = max(p.AtOnce, p.now)
-	row := p.InARow + 1
 	if p.Kinds == nil {
 		p.Kinds = map[string]int{}
 	}
 	p.Kinds[kind(r)]++
-	p.mutex.Unlock()
-	defer func() {
-		p.mutex.Lock()
-		p.now--
-		p.mutex.Unlock()
-	}()
-	time.Sleep(p.delay)
+	return p.InARow + 1
+}
+
+// answered counts that a request isn't being answered any more.
+func (p *proxy) answered() {
 	p.mutex.Lock()
-	p.InARow = max(p.InARow, row) // before the answer, to which the next one may be due
-	p.mutex.Unlock()
-	p.next.ServeHTTP(w, r)
+	defer p.mutex.Unlock()
+	p.now--
 }
 
 // count returns what has passed since it was called last.
@@ -118,11 +211,55 @@ func kind(r *http.Request) string {
 	return r.Method + " " + what
 }
 
-// bufferSize is large, so that bodies take few system calls.
-const bufferSize = 256 << 10
+// A side is a connection, and what was read from it to find where a message ends.
+type side struct {
+	*net.TCPConn
+	buffered *bufio.Reader
+}
 
-// buffers implements httputil.BufferPool.
-type buffers struct{ pool sync.Pool }
+func newSide(conn net.Conn) side { return side{conn.(*net.TCPConn), bufio.NewReader(conn)} }
 
-func (b *buffers) Get() []byte    { return b.pool.Get().(*[bufferSize]byte)[:] }
-func (b *buffers) Put(buf []byte) { b.pool.Put((*[bufferSize]byte)(buf)) }
+// A message is a request or an answer whose head was read.
+type message struct {
+	start   string // its first line
+	header  http.Header
+	length  int64 // of the body, in bytes
+	chunked bool  // instead of a length
+	body    io.Reader
+}
+
+// pass passes a message on, to its end, and calls whole when it has all of it,
+// if possible before the receiver has it.
+func (m message) pass(from, to side, whole func()) error {
+	var first bytes.Buffer
+	fmt.Fprintf(&first, "%s\r\n", m.start)
+	m.header.Write(&first)
+	if m.chunked {
+		io.WriteString(&first, "Transfer-Encoding: chunked\r\n\r\n")
+		defer whole()
+		if _, err := to.Write(first.Bytes()); err != nil {
+			return err
+		}
+		chunks := httputil.NewChunkedWriter(to)
+		if _, err := io.Copy(chunks, m.body); err != nil {
+			return err
+		}
+		chunks.Close()
+		_, err := io.WriteString(to, "\r\n")
+		return err
+	}
+	io.WriteString(&first, "\r\n")
+	came := min(m.length, int64(from.buffered.Buffered()))
+	io.CopyN(&first, from.buffered, came)
+	if came == m.length {
+		whole()
+		_, err := to.Write(first.Bytes())
+		return err
+	}
+	defer whole()
+	if _, err := to.Write(first.Bytes()); err != nil {
+		return err
+	}
+	_, err := io.CopyN(to.TCPConn, from.TCPConn, m.length-came) // of these types, so that it is left to the kernel
+	return err
+}
