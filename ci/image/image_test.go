@@ -32,6 +32,7 @@ func TestImages(t *testing.T) {
 	for _, target := range []string{"slim", "full"} {
 		images[target] = unpack(t, built(t, target))
 	}
+	nothingMounted(t)
 	slim, full := images["slim"], images["full"]
 	t.Run("slim", func(t *testing.T) { testSlim(t, slim) })
 	for target, image := range images {
@@ -112,6 +113,21 @@ func built(t *testing.T, target string) string {
 		t.Fatalf("building %s: %v\n%s", target, err, out)
 	}
 	return dir
+}
+
+// nothingMounted looks for what a build has left mounted: nobody could remove the
+// checkout.
+func nothingMounted(t *testing.T) {
+	t.Helper()
+	below, err := filepath.Abs("../../.cache/images")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(read(t, "/proc/self/mountinfo")) {
+		if at := strings.Fields(line)[4]; strings.HasPrefix(at, below) {
+			t.Errorf("%s is mounted still", at)
+		}
+	}
 }
 
 // The slim image holds our programs and certificates, and is small.
