@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
 
@@ -93,17 +94,20 @@ func (c *Cache) eachNAR(ctx context.Context, closure *Closure, meter *Meter, do 
 	}
 	slices.SortStableFunc(paths, func(a, b *NarInfo) int { return cmp.Compare(b.NarSize, a.NarSize) })
 
+	var next atomic.Int64
 	group, groupCtx := errgroup.WithContext(ctx)
-	group.SetLimit(maxFetches)
-	for _, ni := range paths {
-		if groupCtx.Err() != nil {
-			break
-		}
-		group.Go(func() error {
-			if err := do(groupCtx, ni); err != nil {
-				return err
+	for range min(maxFetches, len(paths)) {
+		group.Go(func() error { // a goroutine for many, as its stack takes time to grow
+			for groupCtx.Err() == nil {
+				i := int(next.Add(1)) - 1
+				if i >= len(paths) {
+					break
+				}
+				if err := do(groupCtx, paths[i]); err != nil {
+					return err
+				}
+				meter.done()
 			}
-			meter.done()
 			return nil
 		})
 	}

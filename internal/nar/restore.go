@@ -1,12 +1,14 @@
 package nar
 
 import (
+	"bufio"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 
 	"golang.org/x/sys/unix"
 )
@@ -40,8 +42,12 @@ func Restore(r io.Reader, root *os.Root, name string, permissions Permissions) e
 		return fmt.Errorf("unpacking an archive: %w", err)
 	}
 	defer parent.Close()
+	buffer := buffers.Get().(*bufio.Reader)
+	defer buffers.Put(buffer)
+	buffer.Reset(r)
+	defer buffer.Reset(nil)
 	u := unpacker{
-		reader:      NewReader(r),
+		reader:      &Reader{r: buffer},
 		permissions: permissions,
 		top:         filepath.Join(root.Name(), name),
 		parent:      descriptor(parent.Fd()),
@@ -49,6 +55,10 @@ func Restore(r io.Reader, root *os.Root, name string, permissions Permissions) e
 	defer u.abandon()
 	return u.unpack()
 }
+
+// buffers are kept for the next archives: memory that is new to the process costs
+// more than copying into it does.
+var buffers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, bufferSize) }}
 
 // An unpacker creates files by one name in an open directory, never by a path,
 // and opens only what it has just created: there is nothing to escape through.
