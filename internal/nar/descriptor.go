@@ -2,6 +2,7 @@ package nar
 
 import (
 	"io"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -49,6 +50,15 @@ func (d descriptor) Write(p []byte) (written int, err error) {
 		written += n
 	}
 	return written, nil
+}
+
+// setTimes is futimens(2), without a lookup of the name.
+func (d descriptor) setTimes(times *[2]unix.Timespec) error {
+	_, _, errno := unix.Syscall6(unix.SYS_UTIMENSAT, uintptr(d), 0, uintptr(unsafe.Pointer(times)), 0, 0, 0)
+	if errno != 0 {
+		return errno
+	}
+	return nil
 }
 
 func (d descriptor) Close() error { return unix.Close(int(d)) }

@@ -69,13 +69,13 @@ type unpacker struct {
 	permissions Permissions
 	top         string     // the path of what is being unpacked, for messages
 	parent      descriptor // the directory that it is in
+	granted     uint32     // permissions that files are known to get when created with them
 	dirs        []openDir  // the directories that are being filled, outermost first
 	file        sparseFile // that is being written; here, so as not to be allocated for each
 }
 
 type openDir struct {
 	fd   descriptor
-	name string // in the directory before
 	path string // in the archive
 }
 
@@ -119,7 +119,11 @@ func (u *unpacker) in() descriptor {
 }
 
 func (u *unpacker) regular(name string, entry *Entry) error {
-	fd, err := openAt(u.in(), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, 0o600)
+	mode := u.permissions.File
+	if entry.Executable {
+		mode = u.permissions.Executable
+	}
+	fd, err := openAt(u.in(), name, unix.O_WRONLY|unix.O_CREAT|unix.O_EXCL, mode)
 	if err != nil {
 		return u.failed("create", entry.Path, err)
 	}
@@ -135,11 +139,17 @@ func (u *unpacker) regular(name string, entry *Entry) error {
 		}
 		return u.failed("write", entry.Path, err)
 	}
-	mode := u.permissions.File
-	if entry.Executable {
-		mode = u.permissions.Executable
+	// What may take permissions away, a umask or the ACL that directories pass on,
+	// does so alike for all files of the tree.
+	if mode&^u.granted == 0 {
+		return u.finish(fd, entry.Path)
 	}
-	return u.finish(fd, mode, name, entry.Path)
+	var stat unix.Stat_t
+	if err := unix.Fstat(int(fd), &stat); err == nil && stat.Mode&0o7777 == mode {
+		u.granted |= mode
+		return u.finish(fd, entry.Path)
+	}
+	return u.finishAs(fd, mode, entry.Path)
 }
 
 func (u *unpacker) directory(name, path string) error {
@@ -150,7 +160,7 @@ func (u *unpacker) directory(name, path string) error {
 	if err != nil {
 		return u.failed("open", path, err)
 	}
-	u.dirs = append(u.dirs, openDir{fd, name, path})
+	u.dirs = append(u.dirs, openDir{fd, path})
 	return nil
 }
 
@@ -158,7 +168,10 @@ func (u *unpacker) symlink(name string, entry *Entry) error {
 	if err := unix.Symlinkat(entry.Target, int(u.in()), name); err != nil {
 		return u.failed("symlink", entry.Path, err)
 	}
-	return u.stamp(name, entry.Path)
+	if err := unix.UtimesNanoAt(int(u.in()), name, times[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
+		return u.failed("utimensat", entry.Path, err)
+	}
+	return nil
 }
 
 // leave finishes directories until only so many are being filled.
@@ -166,7 +179,7 @@ func (u *unpacker) leave(depth int) error {
 	for len(u.dirs) > depth {
 		d := u.dirs[len(u.dirs)-1]
 		u.dirs = u.dirs[:len(u.dirs)-1]
-		if err := u.finish(d.fd, u.permissions.Directory, d.name, d.path); err != nil {
+		if err := u.finishAs(d.fd, u.permissions.Directory, d.path); err != nil {
 			return err
 		}
 	}
@@ -180,27 +193,29 @@ func (u *unpacker) abandon() {
 	}
 }
 
-// finish closes a file or directory that has all it should have.
-func (u *unpacker) finish(fd descriptor, mode uint32, name, path string) error {
+// finishAs finishes a file or directory, which gets these permissions.
+func (u *unpacker) finishAs(fd descriptor, mode uint32, path string) error {
 	if err := unix.Fchmod(int(fd), mode); err != nil {
 		fd.Close()
 		return u.failed("chmod", path, err)
 	}
+	return u.finish(fd, path)
+}
+
+// finish closes a file or directory that has all it should have but its time.
+func (u *unpacker) finish(fd descriptor, path string) error {
+	if err := fd.setTimes(&times); err != nil {
+		fd.Close()
+		return u.failed("utimensat", path, err)
+	}
 	if err := fd.Close(); err != nil {
 		return u.failed("close", path, err)
 	}
-	return u.stamp(name, path)
-}
-
-// stamp sets the modification time of a file, directory or symlink that is in
-// the directory being filled.
-func (u *unpacker) stamp(name, path string) error {
-	times := [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: 1}}
-	if err := unix.UtimesNanoAt(int(u.in()), name, times[:], unix.AT_SYMLINK_NOFOLLOW); err != nil {
-		return u.failed("utimensat", path, err)
-	}
 	return nil
 }
+
+// times are that of reading, which stays as it is, and that of modification.
+var times = [2]unix.Timespec{{Nsec: unix.UTIME_OMIT}, {Sec: 1}}
 
 func (u *unpacker) failed(op, path string, err error) error {
 	return &fs.PathError{Op: op, Path: filepath.Join(u.top, path), Err: err}

@@ -81,11 +81,13 @@ func metadata(t *testing.T, root string) map[string]string {
 
 // Modes and times are those that are asked for, whatever the umask.
 func TestRestoreMetadata(t *testing.T) {
-	defer syscall.Umask(syscall.Umask(0o077))
+	defer syscall.Umask(syscall.Umask(0))
 	_, root := outsideAndRoot(t)
+	executable := []any{"(", "type", "regular", "executable", "", "contents", "x", ")"}
 	data := archive(directory(
-		entry("dir", directory(entry("file", file("x")))),
-		entry("exe", []any{"(", "type", "regular", "executable", "", "contents", "x", ")"}),
+		entry("dir", directory(entry("file", file("x")), entry("file2", file("x")))),
+		entry("exe", executable),
+		entry("exe2", executable),
 		entry("link", link("nowhere"))))
 	for _, test := range []struct {
 		name                  string
@@ -95,18 +97,24 @@ func TestRestoreMetadata(t *testing.T) {
 		{"store", InStore, "-r--r--r--", "-r-xr-xr-x", "dr-xr-xr-x"},
 		{"ordinary", Ordinary, "-rw-r--r--", "-rwxr-xr-x", "drwxr-xr-x"},
 	} {
-		if err := Restore(bytes.NewReader(data), root, test.name, test.permissions); err != nil {
-			t.Fatal(err)
-		}
 		want := map[string]string{
-			".":        test.dir + " 1.000000000",
-			"dir":      test.dir + " 1.000000000",
-			"dir/file": test.file + " 1.000000000",
-			"exe":      test.executable + " 1.000000000",
-			"link":     "symlink 1.000000000",
+			".":         test.dir + " 1.000000000",
+			"dir":       test.dir + " 1.000000000",
+			"dir/file":  test.file + " 1.000000000",
+			"dir/file2": test.file + " 1.000000000",
+			"exe":       test.executable + " 1.000000000",
+			"exe2":      test.executable + " 1.000000000",
+			"link":      "symlink 1.000000000",
 		}
-		if diff := cmp.Diff(want, metadata(t, filepath.Join(root.Name(), test.name))); diff != "" {
-			t.Errorf("%s (-want +got)\n%s", test.name, diff)
+		for _, umask := range []int{0o000, 0o011, 0o022, 0o077, 0o444} {
+			syscall.Umask(umask)
+			name := fmt.Sprintf("%s-%03o", test.name, umask)
+			if err := Restore(bytes.NewReader(data), root, name, test.permissions); err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(want, metadata(t, filepath.Join(root.Name(), name))); diff != "" {
+				t.Errorf("%s (-want +got)\n%s", name, diff)
+			}
 		}
 	}
 }
