@@ -1,6 +1,6 @@
 # What a developer runs. Each target gets what it needs into .cache (see ci/get) and touches nothing else.
 
-export PATH := $(PATH):$(CURDIR)/.cache/cc/bin:$(CURDIR)/.cache/shellcheck/bin
+export PATH := $(PATH):$(CURDIR)/.cache/cc/bin:$(CURDIR)/.cache/shellcheck/bin:$(CURDIR)/.cache/zstd/bin
 
 .PHONY: help
 help: ## this list
@@ -18,7 +18,7 @@ rehearsal: build ## play a whole pipeline without Concourse: prints docs/tutoria
 .PHONY: test
 test: lint build ## all tests, against real Nixes and real servers, with the race detector
 	ci/get
-	ci/get buildah runc nixos-nix
+	ci/get buildah runc nixos-nix zstd
 	ci/servers/build
 	NIXOS_CLOSURE_TEST_REQUIRE=1 go test -race -timeout 30m ./...
 

@@ -2,6 +2,7 @@ package cache
 
 import (
 	"bytes"
+	"cmp"
 	"compress/bzip2"
 	"fmt"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"github.com/klauspost/compress/gzip"
 	"github.com/klauspost/compress/zstd"
 	"github.com/ulikunitz/xz"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache/zstdfast"
 )
 
 // Compressions that Push can write, with the suffix of their files' names.
@@ -69,10 +72,13 @@ func decompress(compression string, r io.Reader) (io.ReadCloser, error) {
 	return nil, fmt.Errorf("the compression %q is not known", clip(compression))
 }
 
-// frameSize is how much goes into one frame. Frames are
+// frameSize is how much goes into one frame, in bytes. Frames are
 // independent, so that one NAR is compressed on all cores; Nix does the same
 // (since 2.35), and every zstd reads a sequence of frames as one stream.
-const frameSize = 4 << 20
+const frameSize = zstdfast.MaxFrame
+
+// bufferSize has room for a frame, and for one that can't be compressed.
+const bufferSize = frameSize + 4<<10
 
 // maxCores bounds the cores that compress, and with them the memory: each needs
 // some 20 MiB. Six make 1 GB of NARs a second, more than there mostly is to send them
@@ -88,7 +94,7 @@ type compressor struct {
 	level       int
 	encode      frameEncoder
 	slots       chan struct{} // one for each frame in memory
-	buffers     chan []byte   // idle buffers of frameSize
+	buffers     chan []byte   // idle ones, of bufferSize
 }
 
 func newCompressor(compression string, level int) (*compressor, error) {
@@ -104,7 +110,7 @@ func newCompressor(compression string, level int) (*compressor, error) {
 }
 
 func newFrameCompressor(compression string, encode frameEncoder) *compressor {
-	frames := 2*cores() + 2
+	frames := cores() + 2
 	return &compressor{
 		compression: compression,
 		encode:      encode,
@@ -117,9 +123,13 @@ func newFrameCompressor(compression string, encode frameEncoder) *compressor {
 // several goroutines.
 type frameEncoder func(frame, buf []byte) []byte
 
+// defaultLevel is what zstd, and Nix, take if nobody says otherwise.
+const defaultLevel = 3
+
 func zstdFrames(level int, checksums bool) (frameEncoder, error) {
-	if level == 0 {
-		level = 3
+	level = cmp.Or(level, defaultLevel)
+	if level == defaultLevel && !checksums {
+		return fastFrames(), nil
 	}
 	encoder, err := zstd.NewWriter(nil,
 		zstd.WithEncoderLevel(zstd.EncoderLevelFromZstd(level)),
@@ -131,6 +141,22 @@ func zstdFrames(level int, checksums bool) (frameEncoder, error) {
 		return nil, err
 	}
 	return encoder.EncodeAll, nil
+}
+
+// fastFrames makes the frames of the default level.
+func fastFrames() frameEncoder {
+	encoders := make(chan *zstdfast.Encoder, cores())
+	for range cap(encoders) {
+		encoders <- nil // to be made when it is needed
+	}
+	return func(frame, buf []byte) []byte {
+		encoder := <-encoders
+		defer func() { encoders <- encoder }()
+		if encoder == nil {
+			encoder = zstdfast.NewEncoder()
+		}
+		return encoder.AppendFrame(buf, frame)
+	}
 }
 
 // gzipFrames makes each frame a member of its own: those who read gzip read a
@@ -199,14 +225,11 @@ func (c *compressor) buffer() []byte {
 	case b := <-c.buffers:
 		return b[:0]
 	default:
-		return nil
+		return make([]byte, 0, bufferSize)
 	}
 }
 
 func (c *compressor) recycle(b []byte) {
-	if cap(b) < frameSize {
-		return
-	}
 	select {
 	case c.buffers <- b:
 	default:
