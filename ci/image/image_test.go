@@ -175,10 +175,6 @@ func testSlim(t *testing.T, slim image) {
 	}
 }
 
-// killed is what Nix itself says now and then, on a busy machine: a builder that is about to end has closed its output
-// already, and Nix kills it for that (NixOS/nix#2176). What says so is repeated, as a step's `attempts: 2` would.
-const killed = "signal 9 (Killed)"
-
 type version struct {
 	Generation string `json:"generation"`
 	Path       string `json:"path"`
@@ -217,9 +213,6 @@ func (s *story) run(of image, env []string, program, dir string, request map[str
 func (s *story) answer(value any, of image, env []string, program, dir string, request map[string]any, mounts ...mount) {
 	s.t.Helper()
 	stdout, stderr, err := s.run(of, env, program, dir, request, mounts...)
-	if err != nil && strings.Contains(stderr, killed) {
-		stdout, stderr, err = s.run(of, env, program, dir, request, mounts...)
-	}
 	if err != nil {
 		s.t.Fatalf("%s: %v\n%s", program, err, stderr)
 	}

@@ -98,9 +98,6 @@ func (s *story) task(of image, name string, params, inputs map[string]string, mo
 	}
 	c := start(t, of, of.env, s.cache, mounts...)
 	out, said, err := c.exec("", env, "/bin/sh", "-c", `cd `+dir+` && exec "$@"`, "sh", config.Run.Path)
-	if err != nil && strings.Contains(said, killed) {
-		out, said, err = c.exec("", env, "/bin/sh", "-c", `cd `+dir+` && exec "$@"`, "sh", config.Run.Path)
-	}
 	t.Logf("task %s:\n%s%s", name, out, said)
 	if err != nil {
 		t.Fatalf("task %s: %v", name, err)
