@@ -28,6 +28,9 @@ func Check(ctx context.Context, step Step) (any, error) {
 	}
 	warnOf(step.Console, source.Pointer, history)
 	newest, ok := history.Newest()
+	if !ok { // before the first put, or the cache or the pointer isn't the one that is meant
+		step.Console.Say("%s has no generation yet in %s", source.Pointer, store)
+	}
 	if ok && given != nil && given.Generation > newest.Number {
 		step.Console.Warn("generation %d was asked for, but the newest of %s is %d: was it deleted, or put back from a backup?",
 			given.Generation, source.Pointer, newest.Number)
