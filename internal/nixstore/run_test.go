@@ -75,7 +75,11 @@ func TestRunCancelled(t *testing.T) {
 			begun := &signalWriter{text: "begun", seen: make(chan struct{})}
 			done := make(chan error, 1)
 			go func() { done <- run(ctx, nil, begun, nil, "sh", "-c", "echo begun; "+test.script, marker) }()
-			<-begun.seen
+			select {
+			case <-begun.seen:
+			case err := <-done:
+				t.Fatalf("the child has ended: %v", err)
+			}
 			if len(processes(t, marker)) == 0 {
 				t.Fatal("the child isn't found")
 			}
