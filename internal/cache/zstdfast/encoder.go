@@ -11,6 +11,7 @@
 package zstdfast
 
 import (
+	"bytes"
 	"encoding/binary"
 
 	"github.com/klauspost/compress/huff0"
@@ -94,6 +95,7 @@ func appendFrameHeader(dst []byte, size int) []byte {
 
 const (
 	rawBlock        = 0
+	rleBlock        = 1
 	compressedBlock = 2
 	blockHeaderSize = 3
 )
@@ -111,6 +113,12 @@ func (e *Encoder) appendBlock(dst, src []byte, start int, last bool) []byte {
 	content := src[start:]
 	header := len(dst)
 	dst = append(dst, 0, 0, 0)
+	// Holes are unpacked many times faster so than as one long match. Not as a
+	// frame's first block, which zstd up to 1.4.3 doesn't read.
+	if start > 0 && bytes.Equal(content[1:], content[:len(content)-1]) {
+		putBlockHeader(dst[header:], rleBlock, len(content), last)
+		return append(dst, content[0])
+	}
 	before := e.recent
 	if len(content) > minBlock {
 		e.find(src, start)

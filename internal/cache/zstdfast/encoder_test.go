@@ -125,6 +125,17 @@ func TestFramesUnpack(t *testing.T) {
 	}
 }
 
+// A file's holes take next to nothing, neither here nor of who unpacks them.
+func TestHolesAreRuns(t *testing.T) {
+	const block, header = 128 << 10, 10
+	content := make([]byte, zstdfast.MaxFrame)
+	frame := zstdfast.NewEncoder().AppendFrame(nil, content)
+	runs := len(content)/block - 1 // all but the first
+	if most := header + 30 + 4*runs; len(frame) > most {
+		t.Errorf("%d zeros take %d bytes, want at most %d", len(content), len(frame), most)
+	}
+}
+
 // The reference implementation is what Nix unpacks with.
 func TestReferenceUnpacks(t *testing.T) {
 	program, err := exec.LookPath("zstd")
