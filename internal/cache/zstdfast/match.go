@@ -39,9 +39,6 @@ func hash(word uint64) uint32 {
 // any.
 func entry(position int, hash uint32) uint32 { return uint32(position) | hash<<positionBits }
 
-func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i:]) }
-func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i:]) }
-
 // matchLen is how many bytes at a and at b, which is behind, are the same.
 func matchLen(src []byte, a, b int) int {
 	start := b
