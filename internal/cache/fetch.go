@@ -17,7 +17,7 @@ import (
 
 // maxFetches is how many NARs are fetched side by side. Each takes about
 // 0.3 MiB of memory, or as much as its compression's window demands (8 MiB for
-// what zstd -19 and xz -6 write).
+// what we, zstd -19 and xz -6 write of large NARs).
 const maxFetches = 16
 
 // A Sink takes the NARs of store paths.

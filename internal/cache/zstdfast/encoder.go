@@ -1,7 +1,7 @@
 // Package zstdfast compresses to zstd frames (RFC 8878) with one strategy: the one
 // that libzstd calls ZSTD_fast, with a table as large as the cache of a core. It
 // does what github.com/klauspost/compress does at its default level, with files
-// of the same size, in four fifths of the time (docs/performance.md has figures),
+// of the same size, in two thirds of the time (docs/performance.md has figures),
 // and nothing else. Literals are coded by that library's huff0; reading frames is
 // left to it.
 //
