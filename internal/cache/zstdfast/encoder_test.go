@@ -68,6 +68,7 @@ func contents(t testing.TB) map[string][]byte {
 		"matches as short as can be":       words(11, 2*block, 50, 4),
 		"many literals, then a match":      slices.Concat(random(12, 70_000, 256), random(12, 61_000, 256)),
 		"recent offsets":                   recent(),
+		"an offset that nobody reads of":   unread(),
 		"a whole frame":                    words(13, zstdfast.MaxFrame, 30_000, 7),
 		"far offsets":                      slices.Concat(random(14, 1000, 256), words(15, zstdfast.MaxFrame-2000, 500, 11), random(14, 1000, 256)),
 	}
@@ -91,6 +92,17 @@ func recent() []byte {
 		}
 	}
 	return b
+}
+
+// unread has a second block that a match is found in, but which is left as it is,
+// and a third that begins with a match at the same offset, which those who read
+// the second don't know.
+func unread() []byte {
+	const block, from = 128 << 10, 10
+	b := random(18, 2*block, 256)
+	copy(b[block:], b[from:from+8])
+	third := append([]byte{b[block+from] + 1}, b[block+from+1:block+from+2000]...)
+	return append(b, third...)
 }
 
 func decoder(t testing.TB) *zstd.Decoder {

@@ -83,7 +83,7 @@ func (e *Encoder) find(src []byte, start int) {
 		nextEntry0, nextEntry1 := table[next0>>tagBits], table[next1>>tagBits]
 
 		rep := e.recent[0]
-		var from, end int // where the match is repeated from, and where it ends
+		var from int // where the match is repeated from
 		switch {
 		case load32(src, s+2-rep) == uint32(word>>16):
 			s += 2
@@ -98,7 +98,7 @@ func (e *Encoder) find(src []byte, start int) {
 			continue
 		}
 		inserted := s
-		end = s + 4 + matchLen(src, from+4, s+4)
+		end := s + 4 + matchLen(src, from+4, s+4)
 		for s > anchor && from > 0 && src[s-1] == src[from-1] {
 			s, from = s-1, from-1
 		}

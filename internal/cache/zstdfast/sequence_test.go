@@ -2,6 +2,7 @@ package zstdfast
 
 import (
 	"bytes"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/klauspost/compress/zstd"
@@ -30,6 +31,35 @@ func TestLiteralsOfOneKind(t *testing.T) {
 		want := bytes.Repeat([]byte("a"), n)
 		e.nLiteral = copy(e.literals, want)
 		testBlock(t, e, want)
+	}
+}
+
+// What stands for an offset is held against what a decoder makes of it (RFC 8878,
+// 3.1.1.5).
+func TestOffsets(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 1))
+	ours, theirs := offsets{1, 4, 8}, offsets{1, 4, 8}
+	for range 100_000 {
+		offset, literals := 1+r.IntN(6), r.IntN(2) == 0 // few, so that they come again
+		code := uint32(1)
+		if offset != ours[0] || !literals {
+			code = ours.code(offset, literals)
+		}
+		got := int(code) - 3
+		if code <= 3 {
+			i := int(code) - 1
+			if !literals {
+				i++
+			}
+			got = theirs[i] // a fourth is never written
+			copy(theirs[1:i+1], theirs[:i])
+		} else {
+			copy(theirs[1:], theirs[:2])
+		}
+		theirs[0] = got
+		if got != offset || theirs != ours {
+			t.Fatalf("%d, with literals: %v, is read as %d; recent are %v and %v", offset, literals, got, ours, theirs)
+		}
 	}
 }
 
