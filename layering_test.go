@@ -16,17 +16,24 @@ import (
 
 const module = "github.com/nixos-closure/nixos-closure-resource/"
 
-// Each room, and the rooms that it may know: cmd → resource → cache, pointer,
-// nixstore → blob, nar, nix, hint.
+// Each room, and the rooms that it may know: the fronts (resource, command) → the
+// engine (build, publish, download) → site → cache, pointer, nixstore → blob, nar,
+// nix, hint.
 //
-// A pointer that knew caches, or a cache that knew stores, couldn't be read,
-// tested or used without them; a place of bytes that knew what they mean would
-// have to learn each new meaning. What one of them needs of its neighbour,
-// resource hands to it.
+// A front never imports the other: neither makes the other's input. A download
+// knows no room that could start a process. A pointer that knew caches, or a cache
+// that knew stores, couldn't be read, tested or used without them; a place of bytes
+// that knew what they mean would have to learn each new meaning.
 var rooms = map[string][]string{
 	"cmd":                  {"resource", "internal/command"},
-	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint", "internal/version"},
-	"resource":             {"internal/handover", "internal/changes", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/command":     {"internal/build", "internal/publish", "internal/download", "internal/site", "internal/fields", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/nixstore", "internal/nix", "internal/hint", "internal/version"},
+	"resource":             {"internal/build", "internal/publish", "internal/download", "internal/site", "internal/fields", "internal/console", "internal/pointer", "internal/nixstore", "internal/nix", "internal/hint"},
+	"internal/build":       {"internal/publish", "internal/site", "internal/fields", "internal/console", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/nix", "internal/hint"},
+	"internal/publish":     {"internal/site", "internal/console", "internal/handover", "internal/changes", "internal/cache", "internal/pointer", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/download":    {"internal/site", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/site":        {"internal/fields", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/fields":      {"internal/hint"},
+	"internal/console":     {"internal/hint"},
 	"internal/substituter": {"internal/cache", "internal/blob", "internal/nix"},
 	"internal/handover":    {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/changes":     {"internal/blob", "internal/nix", "internal/hint"},
@@ -55,7 +62,7 @@ var reserved = map[string]struct {
 	"golang.org/x/crypto/ssh":      {"only Nix's stores and sources are reached by ssh", []string{"internal/nixstore"}},
 	"database/sql":                 {"only a store has a database", []string{"internal/nixstore"}},
 	"github.com/spf13/cobra":       {"the three programs of the resource have no arguments to parse", []string{"internal/command"}},
-	"log":                          {"libraries are silent, and resource alone writes for people", nil},
+	"log":                          {"libraries are silent, and what is for people goes through a console", nil},
 	"flag":                         {"the resource's programs are told everything on stdin, and nixos-closure has cobra's", nil},
 	"testing":                      {"tests are no part of the programs", nil},
 	"C":                            {"the programs are static", nil},

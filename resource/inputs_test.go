@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
 
 const (
@@ -17,7 +19,7 @@ const (
 // sources makes the inputs "config" and "built" of a put.
 func sources(t *testing.T) *inputs {
 	dir := t.TempDir()
-	writeFiles(t, dir, map[string]string{
+	nixtest.WriteFiles(t, dir, map[string]string{
 		"config/default.nix": "",
 		"built/path":         hello + "\n",
 		"built/two":          hello + "\n" + world + "\n",

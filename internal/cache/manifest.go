@@ -139,19 +139,6 @@ func (c *Cache) substituter(url string) *Cache {
 // A manifest is a hint: if there is none, or if it isn't one, that is the same
 // as an empty one, and its narinfos will be asked for one by one.
 func (c *Cache) readManifest(ctx context.Context, root nix.StorePath) (map[nix.StorePath]NarInfo, error) {
-	m := c.anticipated.takeManifest(root)
-	if m == nil {
-		return c.requestManifest(ctx, root)
-	}
-	select {
-	case <-m.there:
-		return m.paths, m.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (c *Cache) requestManifest(ctx context.Context, root nix.StorePath) (map[nix.StorePath]NarInfo, error) {
 	text, _, err := blob.ReadAll(ctx, c.store, manifestKey(root), maxManifestSize, blob.GetOptions{})
 	var tooLarge *blob.TooLargeError
 	switch {
@@ -187,7 +174,6 @@ func (c *Cache) writeManifest(ctx context.Context, closure *Closure) error {
 		ContentType:  manifestType,
 		CacheControl: volatile,
 	})
-	c.anticipated.takeManifest(closure.Root) // what was read before is no longer true
 	if err != nil {
 		return fmt.Errorf("writing the manifest of %s: %w", closure.Root, err)
 	}

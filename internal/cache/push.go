@@ -75,16 +75,13 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 		return nil, err
 	}
 	pushed := &Pushed{cache: c}
-	var unannounced []nix.StorePath
+	var unleased []nix.StorePath
 	for i, root := range roots {
-		leases := c.anticipated.takeLeases(root)
-		pushed.leases = append(pushed.leases, leases...)
-		if len(leases) == 0 && (closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root })) {
-			unannounced = append(unannounced, root)
+		if closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root }) {
+			unleased = append(unleased, root)
 		}
 	}
-	taken, err := c.takeLeases(ctx, unannounced)
-	pushed.leases = append(pushed.leases, taken...)
+	pushed.leases, err = c.takeLeases(ctx, unleased)
 	if err == nil && slices.Contains(closures, nil) {
 		err = c.push(ctx, req, local, listed, roots, closures, pushed)
 	}

@@ -9,7 +9,7 @@ import (
 
 // Blame is what a failure to build many derivations together is for one of them:
 // those failures that it depends on.
-func (s *Store) Blame(ctx context.Context, failure *BuildError, d Derivation) (*BuildError, error) {
+func (s *Store) Blame(ctx context.Context, failure *BuildError, d Derivation) (reason error, err error) {
 	var stdout bytes.Buffer
 	if err := s.run(ctx, &stdout, s.log, "nix-store", "--query", "--requisites", d.Path.String()); err != nil {
 		return nil, err
@@ -21,5 +21,5 @@ func (s *Store) Blame(ctx context.Context, failure *BuildError, d Derivation) (*
 			about.Failed = append(about.Failed, f)
 		}
 	}
-	return about, nil
+	return about.advised(), nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"os/exec"
 	"slices"
 	"strings"
@@ -58,13 +59,14 @@ func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.S
 			failure.Missing = append(failure.Missing, d)
 		}
 	}
+	err = failure.advised()
 	if log.diskFull {
-		return paths, hint.With(failure, "the disk of the Nix store is full: that of a put is its worker's")
+		return paths, hint.With(err, "the disk of the Nix store is full: that of a put is its worker's")
 	}
 	if s.settings.logsIn(toBuild) && len(log.unreached) > 0 {
-		return paths, hint.With(failure, "machines among builders can't be reached: %s", strings.Join(log.unreached, "; "))
+		return paths, hint.With(err, "machines among builders can't be reached: %s", strings.Join(log.unreached, "; "))
 	}
-	return paths, failure
+	return paths, err
 }
 
 // sendDerivations makes derivations known to a remote store, where they are to be
@@ -167,6 +169,28 @@ func (e *BuildError) Error() string {
 		text[i] = fmt.Sprintf("%s can't be built: %s", f.Derivation, f.Reason)
 	}
 	return strings.Join(text, "\n")
+}
+
+// Quotes are the ends of the logs of what has failed, by what they are.
+func (e *BuildError) Quotes() iter.Seq2[string, []string] {
+	return func(yield func(string, []string) bool) {
+		for _, f := range e.Failed {
+			if len(f.LastLines) > 0 && !yield("the log of "+f.Derivation.Name()+" ends:", f.LastLines) {
+				return
+			}
+		}
+	}
+}
+
+// advised is the error with the advice where the whole logs are.
+func (e *BuildError) advised() error {
+	var err error = e
+	for _, f := range slices.Backward(e.Failed) {
+		if len(f.LastLines) > 0 {
+			err = hint.With(err, "nix log %s shows all that it said, where it was built or, with build_logs, from the cache", f.Derivation)
+		}
+	}
+	return err
 }
 
 // list names derivations for a person.

@@ -66,9 +66,10 @@ func TestRealise(t *testing.T) {
 
 		// Each is told only of what it needs itself.
 		for name, want := range map[string]nix.StorePath{"highest": all["bad"].Path, "worse": all["worse"].Path} {
-			about, err := store.Blame(t.Context(), failure, all[name])
-			if err != nil {
-				t.Fatal(err)
+			reason, err := store.Blame(t.Context(), failure, all[name])
+			var about *BuildError
+			if err != nil || !errors.As(reason, &about) {
+				t.Fatal(reason, err)
 			}
 			if len(about.Failed) != 1 || about.Failed[0].Derivation != want || len(about.Missing) != 1 || about.Missing[0] != all[name] {
 				t.Errorf("%s is told of %+v", name, about)
