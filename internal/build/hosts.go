@@ -34,7 +34,7 @@ type HostsRequest struct {
 	Installable nixstore.Installable // what the hosts are attributes of
 	Hosts       []Host               // named by their attributes
 	Patterns    []string             // names, or patterns for names, of hosts in the flake's nixosConfigurations
-	PointerOf   func(host string) string
+	PointerOf   func(host string) string // the pointer of a host
 	Last        pointer.Name // of the pointers, if one is to move after all others; "" if none is
 
 	Move        bool // the pointers
@@ -160,11 +160,9 @@ func (h *hosts) choose(ctx context.Context) error {
 	}
 	for _, c := range chosen {
 		one := &host{HostResult: HostResult{Name: c.Name}, attribute: c.Attribute}
-		if h.PointerOf != nil {
-			var name pointer.Name
-			if name, one.Err = pointer.ParseName(h.PointerOf(c.Name)); one.Err == nil {
-				one.target = publish.NewTarget(h.Site, name)
-			}
+		var name pointer.Name
+		if name, one.Err = pointer.ParseName(h.PointerOf(c.Name)); one.Err == nil {
+			one.target = publish.NewTarget(h.Site, name)
 		}
 		h.all = append(h.all, one)
 	}
@@ -257,23 +255,15 @@ func (h *hosts) remaining() []*host {
 // are no more than a hint at what the cache has.
 func (h *hosts) read(ctx context.Context) {
 	each(ctx, h.all, maxPointers, func(ctx context.Context, one *host) error {
-		if one.target == nil {
-			return nil
+		if h.Move {
+			return one.target.Read(ctx)
 		}
-		err := one.target.Read(ctx)
-		if err != nil && !h.Move {
-			one.target, err = nil, nil
+		var err error
+		if one.target.History, err = one.target.Pointer.Read(ctx); err != nil {
+			one.target.History = new(pointer.History)
 		}
-		return err
+		return nil
 	})
-}
-
-// newest is the newest generation of a host's pointer, as it was read.
-func (one *host) newest() (pointer.Generation, bool) {
-	if one.target == nil {
-		return pointer.Generation{}, false
-	}
-	return one.target.History.Newest()
 }
 
 // publish makes the closures of the hosts whole in the cache: it evaluates all,
@@ -321,7 +311,7 @@ func (h *hosts) evaluate(ctx context.Context) {
 func (h *hosts) find(ctx context.Context) error {
 	wanted := map[nix.StorePath]bool{}
 	for _, one := range h.remaining() {
-		if newest, ok := one.newest(); ok {
+		if newest, ok := one.target.History.Newest(); ok {
 			wanted[newest.Path] = true
 		}
 		if !one.Path.IsZero() {
@@ -333,7 +323,7 @@ func (h *hosts) find(ctx context.Context) error {
 		return err
 	}
 	for _, one := range h.remaining() {
-		if newest, ok := one.newest(); ok {
+		if newest, ok := one.target.History.Newest(); ok {
 			one.target.Known(closures[newest.Path])
 		}
 		if h.When != Always {
@@ -410,10 +400,8 @@ func (h *hosts) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, 
 				}
 			}
 		}
-		if one.target != nil {
-			if previous := one.target.KnownClosure(); previous != nil {
-				req.Previous = append(req.Previous, previous)
-			}
+		if previous := one.target.KnownClosure(); previous != nil {
+			req.Previous = append(req.Previous, previous)
 		}
 		roots = append(roots, one.Path)
 	}
@@ -500,7 +488,7 @@ func (h *hosts) move(ctx context.Context) {
 
 // systemOf is what a host's closure runs on.
 func (h *hosts) systemOf(ctx context.Context, one *host) (string, error) {
-	newest, ok := one.newest()
+	newest, ok := one.target.History.Newest()
 	switch {
 	case ok && newest.Path == one.Path:
 		return newest.System, nil

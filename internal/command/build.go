@@ -61,9 +61,8 @@ leaves the closures' store paths for puts to take (store_path: paths/web-1).`,
 				Console: a.console, Installable: v.Installable, Patterns: args, When: v.when, Workers: workers,
 				Revision: v.revision, AskRevision: v.askRevision,
 			}
-			if cmd.Flags().Changed("suffix") {
-				r.PointerOf, r.Move = func(host string) string { return host + suffix }, true
-			}
+			r.Move = cmd.Flags().Changed("suffix")
+			r.PointerOf = func(host string) string { return host + suffix }
 			return a.build(cmd.Context(), r, paths)
 		},
 	}
