@@ -11,7 +11,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/build"
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
@@ -20,7 +20,7 @@ import (
 // Out publishes a closure: it pushes it to the cache and moves the pointer; or
 // those of several hosts. It can be repeated, and interrupted, at any time.
 func Out(ctx context.Context, step Step) (any, error) {
-	if err := nixstore.ProtectProcess(); err != nil {
+	if err := nixcmd.ProtectProcess(); err != nil {
 		return nil, err
 	}
 	r, err := readRequest(step.Stdin)

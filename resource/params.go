@@ -14,7 +14,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/fields"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
 )
@@ -152,8 +152,8 @@ func checkWhat(o *fields.Object) {
 // installable is what the params say that Nix is to evaluate, having looked that
 // all that it needs is in the inputs; and the host whose system that is, if no
 // attribute was named.
-func (p *putParams) installable(in *inputs, name pointer.Name) (i nixstore.Installable, host string, err error) {
-	i = nixstore.Installable{
+func (p *putParams) installable(in *inputs, name pointer.Name) (i nixcmd.Installable, host string, err error) {
+	i = nixcmd.Installable{
 		Name: cmp.Or(p.File, p.Flake.URL, p.Flake.Dir), Attribute: p.Attribute, Impure: p.Impure, System: p.System,
 		Arguments: p.Arguments, ExpressionArguments: p.ExpressionArguments,
 	}

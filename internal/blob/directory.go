@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/ctxio"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
@@ -202,7 +203,7 @@ func (d *Directory) put(ctx context.Context, key string, body io.Reader, opts Pu
 	}
 	defer file.Close()
 	defer root.Remove(temporary) // not there any more once it is renamed
-	if _, err := io.Copy(file, contextReader{ctx, body}); err != nil {
+	if _, err := io.Copy(file, ctxio.NewReader(ctx, body)); err != nil {
 		return Info{}, err
 	}
 	if err := file.Sync(); err != nil {

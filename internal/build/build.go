@@ -6,7 +6,7 @@
 // loopback, so that it gets no credential of theirs, and builds the rest. What the
 // cache has already, whole, isn't built.
 //
-// This is the only room above package nixstore that has Nix run.
+// This is the only room of the engine that has Nix run.
 package build
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 	"github.com/nixos-closure/nixos-closure-resource/internal/substituter"
@@ -29,8 +29,8 @@ import (
 
 // Nix says how the Nix of this machine is used.
 type Nix struct {
-	Settings  nixstore.Settings // without the site's caches
-	BuildLogs bool              // keep the logs of what is built in the cache
+	Settings  nixcmd.Settings // without the site's caches
+	BuildLogs bool            // keep the logs of what is built in the cache
 }
 
 // When says when to build what was evaluated.
@@ -62,7 +62,7 @@ type builder struct {
 	console *console.Console
 	nix     Nix
 	when    When
-	local   *nixstore.Store
+	local   *nixcmd.Store
 	server  *substituter.Server
 }
 
@@ -82,7 +82,7 @@ func open(ctx context.Context, s *site.Site, c *console.Console, n Nix, when Whe
 	settings := n.Settings
 	settings.Substituters, settings.PublicKeys = b.server.URLs(), b.server.PublicKeys()
 	log := renamer{c, cacheNames(settings.Substituters, caches)}
-	b.local, err = nixstore.Open(ctx, nixstore.Options{Log: log, Warn: c.Caution, Settings: settings, Expect: expected})
+	b.local, err = nixcmd.Open(ctx, nixcmd.Options{Log: log, Warn: c.Caution, Settings: settings, Expect: expected})
 	if err != nil {
 		return nil, errors.Join(err, b.server.Close())
 	}
@@ -123,7 +123,7 @@ func (b *builder) inLocalStore(ctx context.Context, root nix.StorePath) (*publis
 }
 
 // systemOf returns the system that a derivation builds for.
-func systemOf(d nixstore.Derivation) string {
+func systemOf(d nixcmd.Derivation) string {
 	if publish.IsSystem(d.System) {
 		return d.System
 	}
@@ -169,7 +169,7 @@ func (c StorePath) local(ctx context.Context, p *publish.Preparation) (*publish.
 // An Expression is a candidate: what Nix evaluates and, unless the cache has it,
 // builds.
 type Expression struct {
-	Installable nixstore.Installable
+	Installable nixcmd.Installable
 	Host        string // whose system the attribute is; "" if another attribute was named
 	When        When
 	Revision    string // of the sources that are evaluated; "" if that isn't known, or for Nix to tell
@@ -215,8 +215,8 @@ func (c Expression) Prepare(ctx context.Context, p *publish.Preparation) (_ *pub
 
 // adviseHost adds to the error of evaluating a host of a flake which hosts there
 // are, if it isn't one of them.
-func (c Expression) adviseHost(ctx context.Context, local *nixstore.Store, err error) error {
-	if !errors.Is(err, nixstore.ErrNoAttribute) || c.Host == "" {
+func (c Expression) adviseHost(ctx context.Context, local *nixcmd.Store, err error) error {
+	if !errors.Is(err, nixcmd.ErrNoAttribute) || c.Host == "" {
 		return err
 	}
 	i := c.Installable
@@ -230,7 +230,7 @@ func (c Expression) adviseHost(ctx context.Context, local *nixstore.Store, err e
 
 // findOrBuild returns what a derivation makes: from the cache, if that has it
 // whole, or else built.
-func (b *builder) findOrBuild(ctx context.Context, d nixstore.Derivation) (*publish.Closure, error) {
+func (b *builder) findOrBuild(ctx context.Context, d nixcmd.Derivation) (*publish.Closure, error) {
 	found, err := b.find(ctx, d)
 	if err != nil {
 		return nil, err
@@ -259,7 +259,7 @@ func (b *builder) findOrBuild(ctx context.Context, d nixstore.Derivation) (*publ
 
 // find returns the closure of what a derivation makes, as far as that can be
 // known, if the cache has it whole and that is reason not to build it; else nil.
-func (b *builder) find(ctx context.Context, d nixstore.Derivation) (*cache.Closure, error) {
+func (b *builder) find(ctx context.Context, d nixcmd.Derivation) (*cache.Closure, error) {
 	if b.when == Always {
 		return nil, nil
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
@@ -76,7 +76,7 @@ func (r FlakeRef) Resolved(dir string) string {
 // SetHost sets the attribute of an installable that none was named for: that of
 // the host that the reference names or, failing that, of the host that has the
 // pointer's name. It returns which host that is; "" if an attribute was named.
-func (r FlakeRef) SetHost(i *nixstore.Installable, name pointer.Name) string {
+func (r FlakeRef) SetHost(i *nixcmd.Installable, name pointer.Name) string {
 	if i.Attribute != "" || i.Flake == "" {
 		return ""
 	}

@@ -18,7 +18,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
@@ -31,11 +31,11 @@ type HostsRequest struct {
 	Console *console.Console
 	Nix     Nix
 
-	Installable nixstore.Installable // what the hosts are attributes of
-	Hosts       []Host               // named by their attributes
-	Patterns    []string             // names, or patterns for names, of hosts in the flake's nixosConfigurations
+	Installable nixcmd.Installable       // what the hosts are attributes of
+	Hosts       []Host                   // named by their attributes
+	Patterns    []string                 // names, or patterns for names, of hosts in the flake's nixosConfigurations
 	PointerOf   func(host string) string // the pointer of a host
-	Last        pointer.Name // of the pointers, if one is to move after all others; "" if none is
+	Last        pointer.Name             // of the pointers, if one is to move after all others; "" if none is
 
 	Move        bool // the pointers
 	When        When
@@ -103,7 +103,7 @@ type host struct {
 	attribute string
 	target    *publish.Target // its pointer
 
-	derivation nixstore.Derivation
+	derivation nixcmd.Derivation
 	found      *cache.Closure // if the cache had it before anything was built
 	closure    *cache.Closure // the same, once it was pushed
 }
@@ -288,7 +288,7 @@ func (h *hosts) publish(ctx context.Context) (*cache.Pushed, error) {
 // evaluate evaluates the hosts, the first one before the others: they find in the
 // store what it has fetched, where each would fetch it for itself.
 func (h *hosts) evaluate(ctx context.Context) {
-	workers := max(1, min(cmp.Or(h.Workers, nixstore.Workers()), len(h.all)))
+	workers := max(1, min(cmp.Or(h.Workers, nixcmd.Workers()), len(h.all)))
 	c := h.Console
 	c.Say("evaluating %s, %d at a time", console.Count(len(h.all), "host"), workers)
 	var evaluated atomic.Int32
@@ -337,8 +337,8 @@ func (h *hosts) find(ctx context.Context) error {
 // knows of the closures of that. Whether a path is taken from a substituter or
 // really built is for Nix to decide.
 func (h *hosts) build(ctx context.Context) ([]nix.PathInfo, error) {
-	byDerivation := map[nixstore.Derivation][]*host{}
-	var derivations []nixstore.Derivation
+	byDerivation := map[nixcmd.Derivation][]*host{}
+	var derivations []nixcmd.Derivation
 	found := 0
 	for _, one := range h.remaining() {
 		switch {
@@ -359,7 +359,7 @@ func (h *hosts) build(ctx context.Context) ([]nix.PathInfo, error) {
 		return nil, nil
 	}
 	paths, err := h.realise(ctx, derivations...)
-	var failure *nixstore.BuildError
+	var failure *nixcmd.BuildError
 	if err != nil && !errors.As(err, &failure) {
 		return nil, err
 	}

@@ -10,12 +10,12 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 )
 
 // realise builds derivations, as far as they aren't there, and keeps the logs of
 // what was built, if that is wanted; of what has failed, too.
-func (b *builder) realise(ctx context.Context, derivations ...nixstore.Derivation) ([]nix.StorePath, error) {
+func (b *builder) realise(ctx context.Context, derivations ...nixcmd.Derivation) ([]nix.StorePath, error) {
 	paths, err := b.local.Realise(ctx, derivations...)
 	if b.nix.BuildLogs && ctx.Err() == nil {
 		b.keepLogs(ctx)

@@ -10,20 +10,20 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/fields"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 )
 
 // DecodeNix takes what a configuration says of the Nix that builds. The netrc is
 // that of the caches, too: no cache that can be put to wants one.
 func DecodeNix(o *fields.Object) Nix {
 	return Nix{
-		Settings: nixstore.Settings{
+		Settings: nixcmd.Settings{
 			Builders:     strings.Join(o.Texts("builders"), "\n"),
 			Store:        fields.Parsed(o, "store", parseStore),
 			Lines:        fields.Parsed(o, "nix_config", parseNixConfig),
 			AccessTokens: accessTokens(o),
 			Netrc:        o.Text("netrc"),
-			SSHKey:       fields.Parsed(o, "ssh_key", nixstore.ParseSSHKey),
+			SSHKey:       fields.Parsed(o, "ssh_key", nixcmd.ParseSSHKey),
 			KnownHosts:   strings.Join(o.Texts("ssh_known_hosts"), "\n"),
 		},
 		BuildLogs: o.Flag("build_logs", false),

@@ -12,7 +12,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/build"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
@@ -35,7 +35,7 @@ status is 1 then.
 No host's pointer is moved, unless --suffix says which pointers are to be. --paths
 leaves the closures' store paths for puts to take (store_path: paths/web-1).`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nixstore.ProtectProcess(); err != nil {
+			if err := nixcmd.ProtectProcess(); err != nil {
 				return err
 			}
 			if e.flake == "" {

@@ -13,7 +13,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/build"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
 )
 
@@ -46,7 +46,7 @@ func (e *expression) isSet() bool { return e.file != "" || e.flake != "" }
 
 // An evaluation is an expression in the words of package build.
 type evaluation struct {
-	nixstore.Installable
+	nixcmd.Installable
 	flake       build.FlakeRef
 	when        build.When
 	revision    string

@@ -16,10 +16,11 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
+	"github.com/nixos-closure/nixos-closure-resource/internal/store"
 )
 
 func newPush(a *app) *cobra.Command {
@@ -37,7 +38,7 @@ cache or a store in a directory, or a tar of either; no Nix is needed for that, 
 PATH says which closure it is, if there are several.`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := nixstore.ProtectProcess(); err != nil {
+			if err := nixcmd.ProtectProcess(); err != nil {
 				return err
 			}
 			path := strings.Join(args, "")
@@ -113,7 +114,7 @@ func readStorePath(name string) (nix.StorePath, error) {
 	if _, err := os.Lstat(name); errors.Is(err, fs.ErrNotExist) {
 		return nix.StorePath{}, hint.Usage(fmt.Errorf("%s: %w", name, fs.ErrNotExist))
 	}
-	path, err := nixstore.FindStorePath(name)
+	path, err := store.FindStorePath(name)
 	return path, hint.Usage(err)
 }
 

@@ -9,7 +9,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/store"
 )
 
 // Compression is that of an archive.
@@ -52,7 +52,7 @@ func (r *Request) fetchArchive(ctx context.Context, closure *cache.Closure, mete
 	if err != nil {
 		return err
 	}
-	tarball := nixstore.NewTarball(compressed)
+	tarball := store.NewTarball(compressed)
 	err = r.Site.Cache.FetchInOrder(ctx, closure, tarball, meter)
 	if err == nil {
 		err = tarball.Register(closure.Infos())

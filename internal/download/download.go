@@ -26,9 +26,9 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
+	"github.com/nixos-closure/nixos-closure-resource/internal/store"
 )
 
 // A Request says what to download, and where to.
@@ -158,8 +158,8 @@ func writeSmallFiles(dest destination, name pointer.Name, g pointer.Generation, 
 		{"path", g.Path.String() + "\n"},
 		{"generation", strconv.FormatUint(g.Number, 10) + "\n"},
 		{"pointer", string(name) + "\n"},
-		{"store-paths", nixstore.StorePaths(infos)},
-		{"registration", nixstore.Registration(infos)},
+		{"store-paths", store.StorePaths(infos)},
+		{"registration", store.Registration(infos)},
 		{"total-nar-size", strconv.FormatInt(closure.NarSize(), 10) + "\n"},
 		{"changes.txt", changed.Text(false)},
 		{"changes.json", string(changesDocument) + "\n"},
@@ -199,7 +199,7 @@ func (r *Request) fetch(ctx context.Context, closure *cache.Closure, also []furt
 // fetchImage leaves a closure, which the further ones are part of, in the
 // destination as a task's image.
 func (r *Request) fetchImage(ctx context.Context, closure *cache.Closure, also []further, meter *cache.Meter, dest destination) error {
-	root, err := nixstore.CreateRoot(dest.path("rootfs"))
+	root, err := store.CreateRoot(dest.path("rootfs"))
 	if err != nil {
 		return err
 	}

@@ -13,7 +13,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/store"
 )
 
 // resultName is what the files of the path itself are called in a destination:
@@ -29,7 +29,7 @@ func rootAlone(closure *cache.Closure) *cache.Closure {
 // fetchResult leaves the files of the closure's root in the destination, under
 // their name once they are verified.
 func (r *Request) fetchResult(ctx context.Context, closure *cache.Closure, meter *cache.Meter, dest destination) error {
-	if err := r.Site.Cache.Fetch(ctx, rootAlone(closure), nixstore.Tree{Dir: dest.dir, Name: unfinished(resultName)}, meter); err != nil {
+	if err := r.Site.Cache.Fetch(ctx, rootAlone(closure), store.Tree{Dir: dest.dir, Name: unfinished(resultName)}, meter); err != nil {
 		return err
 	}
 	if err := dest.finish(resultName); err != nil {

@@ -51,3 +51,10 @@ func SortPaths(paths []StorePath) []StorePath {
 	slices.SortFunc(paths, StorePath.Compare)
 	return slices.Compact(paths)
 }
+
+// SortInfos returns a copy of infos, sorted by their paths.
+func SortInfos(infos []PathInfo) []PathInfo {
+	infos = slices.Clone(infos)
+	slices.SortFunc(infos, func(a, b PathInfo) int { return a.Path.Compare(b.Path) })
+	return infos
+}

@@ -235,3 +235,14 @@ func TempDir(t testing.TB) string {
 	})
 	return dir
 }
+
+func Sign(t testing.TB, store *Store, root nix.StorePath, keys ...Key) {
+	t.Helper()
+	for _, key := range keys {
+		file := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(file, []byte(key.Secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		store.Run(t, "nix", "store", "sign", "--recursive", "--key-file", file, root.String())
+	}
+}

@@ -4,7 +4,7 @@ import (
 	"context"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
-	"github.com/nixos-closure/nixos-closure-resource/internal/handover"
+	"github.com/nixos-closure/nixos-closure-resource/internal/imports"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
@@ -18,7 +18,7 @@ type Import struct {
 
 // Prepare implements Candidate.
 func (c Import) Prepare(ctx context.Context, p *Preparation) (*Closure, error) {
-	imported, err := handover.Open(ctx, c.File, c.Root)
+	imported, err := imports.Open(ctx, c.File, c.Root)
 	if err != nil {
 		return nil, err
 	}
