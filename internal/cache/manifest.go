@@ -45,6 +45,26 @@ func formatManifest(paths []NarInfo) string {
 	return b.String()
 }
 
+// checkManifest returns an error unless a text, which is about to be written,
+// reads as the narinfos that it was made of.
+func checkManifest(text string, paths []NarInfo) error {
+	blocks := strings.Split(strings.TrimSuffix(text, "\n"), "\n\n")
+	if len(blocks) != len(paths) {
+		return fmt.Errorf("it has %d narinfos, not %d", len(blocks), len(paths))
+	}
+	for i, block := range blocks {
+		narinfo, upstream := cutUpstream(block)
+		back, err := ParseNarInfo(narinfo)
+		if err == nil && (!back.equals(&paths[i]) || upstream != paths[i].Upstream()) {
+			err = fmt.Errorf("that of %s reads as something else", paths[i].Path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // parseManifest reads what formatManifest writes, and returns what is acceptable
 // of it. Paths of upstreams that are not among the substituters are left out.
 //
@@ -108,13 +128,13 @@ func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
 		return nil, fmt.Errorf("a narinfo of %d bytes", len(block))
 	}
 	block = strings.Clone(block) // what is kept is not to keep the whole manifest
-	text, upstream, ok := strings.Cut(block+"\n", upstreamKey)
+	text, upstream := cutUpstream(block)
 	ni, err := ParseNarInfo(text)
 	if err != nil {
 		return nil, err
 	}
-	if ok {
-		if ni.from = c.substituter(strings.TrimSpace(upstream)); ni.from == nil {
+	if upstream != "" {
+		if ni.from = c.substituter(upstream); ni.from == nil {
 			return nil, nil // the manifest alone is no reason to ask a server
 		}
 	}
@@ -123,6 +143,16 @@ func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
 	}
 	c.accepted.Store(block, &ni)
 	return &ni, nil
+}
+
+// cutUpstream parts a narinfo of a manifest from the line that says whose it is,
+// which is its last; "" if it has none.
+func cutUpstream(block string) (text, upstream string) {
+	last := strings.LastIndexByte(block, '\n') + 1
+	if upstream, ok := strings.CutPrefix(block[last:], upstreamKey); ok {
+		return block[:last], upstream
+	}
+	return block + "\n", ""
 }
 
 // substituter returns the one of that URL, or nil.
@@ -167,6 +197,9 @@ func (c *Cache) writeManifests(ctx context.Context, closures []*Closure) error {
 // writeManifest publishes the manifest of a closure that is whole in the cache.
 func (c *Cache) writeManifest(ctx context.Context, closure *Closure) error {
 	text := formatManifest(closure.Paths)
+	if err := checkManifest(text, closure.Paths); err != nil {
+		return fmt.Errorf("the manifest that was made for %s is not valid: %w", closure.Root, err)
+	}
 	if len(text) > maxManifestSize {
 		return nil // readers would refuse it; they do without, path by path
 	}

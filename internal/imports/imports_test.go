@@ -26,7 +26,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/store"
 )
 
-var comparePaths = cmp.Options{cmp.AllowUnexported(nix.StorePath{}), cmpopts.EquateEmpty()}
+var comparePaths = cmp.Options{cmp.AllowUnexported(nix.StorePath{}, nix.ContentAddress{}), cmpopts.EquateEmpty()}
 
 // secretKey makes a key of that name.
 func secretKey(t *testing.T, name string) nix.SecretKey {

@@ -14,7 +14,7 @@ type PathInfo struct {
 	NarSize    int64       // in bytes, > 0
 	References []StorePath // sorted, each once; may include Path itself
 	Deriver    StorePath   // zero if unknown
-	CA         string      // content address as Nix writes it (fixed:r:sha256:…, text:sha256:…), or empty
+	CA         ContentAddress
 	Signatures []Signature // in the store's order
 }
 

@@ -144,7 +144,10 @@ func parsePathInfos(data []byte) ([]nix.PathInfo, error) {
 		if e.NarHash.IsZero() || e.NarSize <= 0 {
 			return nil, fmt.Errorf("Nix doesn't know the hash or the size of %s", path)
 		}
-		info := nix.PathInfo{Path: path, NarHash: e.NarHash, NarSize: e.NarSize, References: nix.SortPaths(e.References), CA: e.CA}
+		info := nix.PathInfo{Path: path, NarHash: e.NarHash, NarSize: e.NarSize, References: nix.SortPaths(e.References)}
+		if info.CA, err = nix.ParseContentAddress(e.CA); err != nil {
+			return nil, fmt.Errorf("the content address of %s: %w", path, err)
+		}
 		if e.Deriver != "" {
 			if info.Deriver, err = nix.ParseStorePath(e.Deriver); err != nil {
 				return nil, fmt.Errorf("the deriver of %s: %w", path, err)

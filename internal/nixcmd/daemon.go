@@ -189,8 +189,12 @@ func (d *daemon) readPathInfo(path nix.StorePath) (*nix.PathInfo, error) {
 		}
 		info.Signatures = append(info.Signatures, signature)
 	}
-	if info.CA, err = d.readString(); err != nil {
+	address, err := d.readString()
+	if err != nil {
 		return nil, err
+	}
+	if info.CA, err = nix.ParseContentAddress(address); err != nil {
+		return nil, fmt.Errorf("the content address of %s: %w", path, err)
 	}
 	if info.NarSize <= 0 || info.NarHash.IsZero() {
 		return nil, fmt.Errorf("the daemon doesn't know the hash or the size of %s", path)

@@ -22,7 +22,7 @@ import (
 
 // Signatures are a set, which one Nix sorts in another way than the next.
 var comparePaths = cmp.Options{
-	cmp.AllowUnexported(nix.StorePath{}),
+	cmp.AllowUnexported(nix.StorePath{}, nix.ContentAddress{}),
 	cmpopts.EquateEmpty(),
 	cmpopts.SortSlices(func(a, b nix.Signature) bool { return a.String() < b.String() }),
 }
@@ -174,9 +174,13 @@ func TestParsePathInfos(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	address, err := nix.ParseContentAddress("text:" + nix32)
+	if err != nil {
+		t.Fatal(err)
+	}
 	full := []nix.PathInfo{{
 		Path: path(a), NarHash: hash, NarSize: 120, References: []nix.StorePath{path(a), path(b)},
-		Deriver: path(b + ".drv"), CA: "text:" + nix32, Signatures: []nix.Signature{signature},
+		Deriver: path(b + ".drv"), CA: address, Signatures: []nix.Signature{signature},
 	}}
 	bare := []nix.PathInfo{{Path: path(a), NarHash: hash, NarSize: 120}}
 

@@ -196,7 +196,11 @@ func (s *Store) pathInfos(t testing.TB, args ...string) []nix.PathInfo {
 		}
 		pathInfo := nix.PathInfo{
 			Path: s.path(t, info.Path), NarHash: info.NarHash, NarSize: info.NarSize,
-			References: nix.SortPaths(info.References), Deriver: info.Deriver, CA: info.CA,
+			References: nix.SortPaths(info.References), Deriver: info.Deriver,
+		}
+		var err error
+		if pathInfo.CA, err = nix.ParseContentAddress(info.CA); err != nil {
+			t.Fatal(err)
 		}
 		for _, text := range info.Signatures {
 			sig, err := nix.ParseSignature(text)

@@ -29,6 +29,9 @@ func Push(ctx context.Context, c *console.Console, s *site.Site, req cache.PushR
 		return nil, err
 	}
 	c.Say("sent %s", Sent(pushed))
+	if n := len(pushed.Unaddressed); n > 0 {
+		c.Warn("left out the content address of %s, which does not hold: %v", console.Count(n, "path"), pushed.Unaddressed)
+	}
 	if n := len(pushed.Unreproducible); n > 0 {
 		c.Warn("the cache has %s with another content than what is put, and hosts will run the cache's: %v", console.Count(n, "path"), pushed.Unreproducible)
 	}

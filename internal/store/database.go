@@ -58,7 +58,7 @@ func writeDatabase(ctx context.Context, file string, infos []nix.PathInfo, outpu
 			sigs[i] = sig.String()
 		}
 		result, err := addPath.ExecContext(ctx, info.Path.String(), "sha256:"+info.NarHash.Hex(), registrationTime,
-			orNull(info.Deriver.String()), info.NarSize, orNull(strings.Join(sigs, " ")), orNull(info.CA))
+			orNull(info.Deriver.String()), info.NarSize, orNull(strings.Join(sigs, " ")), orNull(info.CA.String()))
 		if err != nil {
 			return fmt.Errorf("%s: %w", info.Path, err)
 		}

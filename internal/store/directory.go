@@ -234,7 +234,9 @@ func scanInfo(rows *sql.Rows) (info nix.PathInfo, err error) {
 		}
 		info.Signatures = append(info.Signatures, sig)
 	}
-	info.CA = ca.String
+	if info.CA, err = nix.ParseContentAddress(ca.String); err != nil {
+		return info, fmt.Errorf("the content address of %s: %w", path, err)
+	}
 	for text := range strings.FieldsSeq(references.String) {
 		if text == unregistered {
 			return info, fmt.Errorf("%s refers to a path that is not registered", path)

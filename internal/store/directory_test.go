@@ -19,7 +19,7 @@ import (
 
 // Signatures are a set, which one Nix sorts in another way than the next.
 var comparePaths = cmp.Options{
-	cmp.AllowUnexported(nix.StorePath{}),
+	cmp.AllowUnexported(nix.StorePath{}, nix.ContentAddress{}),
 	cmpopts.EquateEmpty(),
 	cmpopts.SortSlices(func(a, b nix.Signature) bool { return a.String() < b.String() }),
 }
@@ -137,6 +137,8 @@ func TestDirectoryRefuses(t *testing.T) {
 		{name: "a path below one", change: "update ValidPaths set path = path || '/bin' where path like '%-a'", want: "is not a store path"},
 		{name: "a signature that is not one", change: "update ValidPaths set sigs = 'signed, believe me'", want: "a signature of"},
 		{name: "a deriver that is not one", change: "update ValidPaths set deriver = 'me'", want: "the deriver of"},
+		{name: "a content address that goes on on the next line", change: "update ValidPaths set ca = 'text:sha256:' || substr(hash, 8) || char(10) || 'Sig: x'", want: "the content address of"},
+		{name: "a content address that is not one", change: "update ValidPaths set ca = 'believe me'", want: "the content address of"},
 		{name: "tables that compute", change: "alter table Refs rename to r; create view Refs as select * from r", want: "is not that of a store"},
 		{name: "another schema", damage: func(dir string) error {
 			return os.WriteFile(filepath.Join(dir, "nix/var/nix/db/schema"), []byte("11"), 0o644)

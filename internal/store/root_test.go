@@ -352,7 +352,7 @@ func TestRegistrationLoads(t *testing.T) {
 			t.Fatalf("%v\n%s", err, out)
 		}
 		for i := range infos {
-			infos[i].Deriver, infos[i].Signatures, infos[i].CA = nix.StorePath{}, nil, ""
+			infos[i].Deriver, infos[i].Signatures, infos[i].CA = nix.StorePath{}, nil, nix.ContentAddress{}
 		}
 		if diff := cmp.Diff(infos, empty.All(t), comparePaths); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
