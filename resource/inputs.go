@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -20,6 +19,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 )
 
 // inputs are the directories that Concourse gives to a put: artifacts of
@@ -148,14 +148,12 @@ func (in *inputs) generation(name string) (uint64, error) {
 
 // line returns what a file of one line holds.
 func (in *inputs) line(name string) (string, error) {
-	f, err := in.root.Open(name)
+	const longest = 4096 // bytes; a longer one holds no store path, name or number
+	data, err := regular.ReadFile(in.root, name, longest)
 	if err != nil {
 		return "", in.explain(name, err)
 	}
-	defer f.Close()
-	const longest = 4096 // bytes; a longer one is cut off, and then is no store path or number
-	data, err := io.ReadAll(io.LimitReader(f, longest))
-	return strings.TrimSpace(string(data)), err
+	return strings.TrimSpace(string(data)), nil
 }
 
 // promotion returns the generation that a get has left in the named directory, as
@@ -176,17 +174,12 @@ func (in *inputs) promotion(dir string) (c publish.Promotion, err error) {
 		return c, fmt.Errorf("%s/pointer: %w", dir, err)
 	}
 	file := filepath.Join(dir, download.GenerationFile)
-	f, err := in.root.Open(file)
+	const longest = 16 * pointer.MaxEntry // indented, and by later versions
+	data, err := regular.ReadFile(in.root, file, longest)
 	if err != nil {
 		return c, in.explain(file, err)
 	}
-	defer f.Close()
-	const longest = 16 * pointer.MaxEntry // indented, and by later versions
-	data, err := io.ReadAll(io.LimitReader(f, longest))
-	if err == nil {
-		err = json.Unmarshal(data, &c.Generation)
-	}
-	if err != nil {
+	if err := json.Unmarshal(data, &c.Generation); err != nil {
 		return c, fmt.Errorf("%s: %w", file, err)
 	}
 	if cacheDir, err := in.path(filepath.Join(dir, "cache")); err == nil {

@@ -134,7 +134,7 @@ func (d *Directory) openRoot() (*os.Root, error) {
 
 // open opens and describes the object at key.
 func open(root *os.Root, key string) (*os.File, Info, error) {
-	file, err := root.Open(key)
+	file, err := root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK, 0) // so that a pipe doesn't wait for a writer
 	if errors.Is(err, syscall.ENOTDIR) {
 		err = fmt.Errorf("%w: %w", ErrNotExist, err) // key is a/b, and a is a file
 	}

@@ -2,10 +2,11 @@ package build
 
 import (
 	"bufio"
-	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 )
 
 // revision returns the git commit that is checked out in the directory dir, or
@@ -68,7 +69,7 @@ func RevisionOf(sources, name string) string {
 
 // packedRef looks ref up in a file of lines "<commit> <ref>".
 func packedRef(file, ref string) string {
-	f, err := os.Open(file)
+	f, err := regular.OpenFile(file, maxGitFile)
 	if err != nil {
 		return ""
 	}
@@ -81,9 +82,13 @@ func packedRef(file, ref string) string {
 	return ""
 }
 
+// maxGitFile bounds the files of git that are read, in bytes. (packed-refs of a
+// hundred thousand branches and tags have 10 MB.)
+const maxGitFile = 64 << 20
+
 // firstLine returns the first line of a file, "" if there is none.
 func firstLine(file string) string {
-	f, err := os.Open(file)
+	f, err := regular.OpenFile(file, maxGitFile)
 	if err != nil {
 		return ""
 	}

@@ -81,11 +81,11 @@ func (ni *NarInfo) set(key, value string) (err error) {
 	case "FileHash":
 		ni.FileHash, err = nix.ParseHash(value)
 	case "FileSize":
-		ni.FileSize, err = parseSize(value)
+		ni.FileSize, err = parseSize(value, plausibleFileSize(nix.MaxNarSize))
 	case "NarHash":
 		ni.NarHash, err = nix.ParseHash(value)
 	case "NarSize":
-		ni.NarSize, err = parseSize(value)
+		ni.NarSize, err = parseSize(value, nix.MaxNarSize)
 	case "References":
 		for ref := range strings.FieldsSeq(value) {
 			path, err := nix.ParseBaseName(ref)
@@ -110,9 +110,9 @@ func (ni *NarInfo) set(key, value string) (err error) {
 	return err
 }
 
-func parseSize(s string) (int64, error) {
+func parseSize(s string, max int64) (int64, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n <= 0 {
+	if err != nil || n <= 0 || n > max {
 		return 0, fmt.Errorf("%q is not a size in bytes", clip(s))
 	}
 	return n, nil

@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path"
 	"slices"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/ctxio"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 )
 
 // Whoever makes an archive may put anything into it. What holds here:
@@ -59,7 +61,7 @@ func unpackFile(ctx context.Context, name, dir string) error {
 	if err := unix.Statfs(dir, &disk); err != nil {
 		return fmt.Errorf("looking how much space is left for unpacking: %w", err)
 	}
-	file, err := os.Open(name)
+	file, err := regular.OpenFile(name, math.MaxInt64)
 	if err != nil {
 		return err
 	}

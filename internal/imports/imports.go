@@ -138,7 +138,7 @@ func (c *Closure) openCache(ctx context.Context, dir string) error {
 
 // openStore opens the closure in a store.
 func (c *Closure) openStore(ctx context.Context, dir string) (err error) {
-	if c.store, err = store.OpenDirectory(ctx, dir); err != nil {
+	if c.store, err = store.OpenDirectory(dir); err != nil {
 		return err
 	}
 	if err := c.chooseRoot(ctx, c.store); err != nil {

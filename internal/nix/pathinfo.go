@@ -6,12 +6,16 @@ import (
 	"strings"
 )
 
+// MaxNarSize bounds the size of a NAR, in bytes, so that sums of sizes can't
+// overflow: a tebibyte for each of millions of paths.
+const MaxNarSize = 1 << 40
+
 // A PathInfo is what a store knows of a path: all of it that is signed, and
 // what else travels with it.
 type PathInfo struct {
 	Path       StorePath
 	NarHash    Hash
-	NarSize    int64       // in bytes, > 0
+	NarSize    int64       // in bytes, 1 to MaxNarSize
 	References []StorePath // sorted, each once; may include Path itself
 	Deriver    StorePath   // zero if unknown
 	CA         ContentAddress

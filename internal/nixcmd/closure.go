@@ -141,7 +141,7 @@ func parsePathInfos(data []byte) ([]nix.PathInfo, error) {
 		if e == nil || e.Valid != nil && !*e.Valid {
 			return nil, invalid(text)
 		}
-		if e.NarHash.IsZero() || e.NarSize <= 0 {
+		if e.NarHash.IsZero() || e.NarSize <= 0 || e.NarSize > nix.MaxNarSize {
 			return nil, fmt.Errorf("Nix doesn't know the hash or the size of %s", path)
 		}
 		info := nix.PathInfo{Path: path, NarHash: e.NarHash, NarSize: e.NarSize, References: nix.SortPaths(e.References)}

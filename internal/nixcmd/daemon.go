@@ -196,7 +196,7 @@ func (d *daemon) readPathInfo(path nix.StorePath) (*nix.PathInfo, error) {
 	if info.CA, err = nix.ParseContentAddress(address); err != nil {
 		return nil, fmt.Errorf("the content address of %s: %w", path, err)
 	}
-	if info.NarSize <= 0 || info.NarHash.IsZero() {
+	if info.NarSize <= 0 || info.NarSize > nix.MaxNarSize || info.NarHash.IsZero() {
 		return nil, fmt.Errorf("the daemon doesn't know the hash or the size of %s", path)
 	}
 	return info, nil

@@ -2,12 +2,10 @@ package store
 
 import (
 	"context"
-	"database/sql"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
-	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -16,15 +14,16 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 )
 
 // A Directory is a store below a directory that somebody else has made, with
 // nix --store DIR or as a [Root]. No Nix is needed to read it, and it need not
 // be writable. What its database says is not to be believed: the hash of each
-// path is to be held against its NAR.
+// path is to be held against its NAR. The database itself is read by a child
+// process; see child.go.
 type Directory struct {
 	dir  string // without nix/store
-	db   *sql.DB
 	copy string // the directory that the database was copied to
 }
 
@@ -42,28 +41,10 @@ const maxDatabase = 1 << 30
 
 // OpenDirectory opens the store below dir. Symlinks that lead out of dir are
 // not followed. Nobody may write to the store until it is closed.
-func OpenDirectory(ctx context.Context, dir string) (_ *Directory, err error) {
+func OpenDirectory(dir string) (_ *Directory, err error) {
 	d := &Directory{dir: dir}
-	defer func() {
-		if err != nil {
-			err = errors.Join(fmt.Errorf("opening the store in %s: %w", dir, err), d.Close())
-		}
-	}()
 	if err := d.copyDatabase(); err != nil {
-		return nil, err
-	}
-	// It is our own copy, which SQLite may bring up to date from its log.
-	dsn := url.URL{Scheme: "file", Path: filepath.Join(d.copy, "db.sqlite"), RawQuery: "_pragma=trusted_schema(off)&_pragma=query_only(on)"}
-	if d.db, err = sql.Open("sqlite", dsn.String()); err != nil {
-		return nil, err
-	}
-	var tables int
-	const query = `select count(*) from sqlite_schema where type = 'table' and name in ('ValidPaths', 'Refs', 'DerivationOutputs')`
-	if err := d.db.QueryRowContext(ctx, query).Scan(&tables); err != nil {
-		return nil, fmt.Errorf("reading its database: %w", err)
-	}
-	if tables != 3 {
-		return nil, errors.New("its database is not that of a store")
+		return nil, errors.Join(fmt.Errorf("opening the store in %s: %w", dir, err), d.Close())
 	}
 	return d, nil
 }
@@ -82,7 +63,8 @@ func (d *Directory) copyDatabase() error {
 	} else if !info.IsDir() {
 		return errors.New("nix/store is not a directory")
 	}
-	schema, err := root.ReadFile("nix/var/nix/db/schema")
+	const longest = 100 // bytes of the schema's number
+	schema, err := regular.ReadFile(root, "nix/var/nix/db/schema", longest)
 	if err != nil {
 		return err
 	}
@@ -102,12 +84,7 @@ func (d *Directory) copyDatabase() error {
 }
 
 func copyFile(root *os.Root, name, to string) error {
-	if info, err := root.Stat(name); err != nil {
-		return err
-	} else if !info.Mode().IsRegular() || info.Size() > maxDatabase {
-		return fmt.Errorf("%s is not a file of at most %d bytes", name, maxDatabase)
-	}
-	from, err := root.Open(name)
+	from, err := regular.Open(root, name, maxDatabase)
 	if err != nil {
 		return err
 	}
@@ -122,44 +99,23 @@ func copyFile(root *os.Root, name, to string) error {
 
 // Close forgets the store.
 func (d *Directory) Close() error {
-	var err error
-	if d.db != nil {
-		err = d.db.Close()
+	if d.copy == "" {
+		return nil
 	}
-	if d.copy != "" {
-		err = errors.Join(err, os.RemoveAll(d.copy))
-	}
-	return err
+	return os.RemoveAll(d.copy)
 }
 
 // Roots lists the paths, sorted, that nothing in the store needs: no other path
 // refers to them, nor, if they were built here, to the derivation that makes
 // them. Derivations are not among them.
 func (d *Directory) Roots(ctx context.Context) ([]nix.StorePath, error) {
-	rows, err := d.db.QueryContext(ctx, `
-		with Referred(id) as (select reference from Refs where referrer != reference)
-		select path from ValidPaths as p
-		where path not like '%.drv'
-		and id not in Referred
-		and not exists (select * from DerivationOutputs where path = p.path and drv in Referred)
-		order by path`)
-	if err != nil {
-		return nil, d.unreadable(err)
-	}
-	defer rows.Close()
 	var roots []nix.StorePath
-	for rows.Next() {
-		var text string
-		if err := rows.Scan(&text); err != nil {
-			return nil, d.unreadable(err)
-		}
-		root, err := nix.ParseStorePath(text)
-		if err != nil {
-			return nil, d.unreadable(err)
-		}
+	err := d.ask(ctx, func(r row) error {
+		root, err := nix.ParseStorePath(r.Path)
 		roots = append(roots, root)
-	}
-	if err := rows.Err(); err != nil {
+		return err
+	}, askRoots)
+	if err != nil {
 		return nil, d.unreadable(err)
 	}
 	return roots, nil
@@ -168,33 +124,20 @@ func (d *Directory) Roots(ctx context.Context) ([]nix.StorePath, error) {
 // Closure returns what the database says of the path and of all that it
 // references, sorted by path. All of their files are there.
 func (d *Directory) Closure(ctx context.Context, root nix.StorePath) ([]nix.PathInfo, error) {
-	rows, err := d.db.QueryContext(ctx, `
-		with recursive Closure(id) as (
-			select id from ValidPaths where path = ?
-			union select reference from Refs join Closure on referrer = id
-		)
-		select path, hash, narSize, deriver, sigs, ca, (
-			select group_concat(coalesce(q.path, '`+unregistered+`'), ' ')
-			from Refs left join ValidPaths as q on q.id = reference where referrer = p.id
-		) from ValidPaths as p where id in Closure order by path`, root.String())
+	var infos []nix.PathInfo
+	err := d.ask(ctx, func(r row) error {
+		info, err := r.info()
+		infos = append(infos, info)
+		return err
+	}, askClosure, root.String())
 	if err != nil {
 		return nil, d.unreadable(err)
 	}
-	defer rows.Close()
-	var infos []nix.PathInfo
-	for rows.Next() {
-		info, err := scanInfo(rows)
-		if err != nil {
-			return nil, d.unreadable(err)
-		}
+	for _, info := range infos {
 		if _, err := os.Lstat(d.realPath(info.Path)); err != nil {
 			return nil, hint.With(fmt.Errorf("%s is registered in the store in %s, but its files are not there: %w", info.Path, d.dir, err),
 				"hand over the whole store")
 		}
-		infos = append(infos, info)
-	}
-	if err := rows.Err(); err != nil {
-		return nil, d.unreadable(err)
 	}
 	if len(infos) == 0 {
 		return nil, fmt.Errorf("%s is not in the store in %s", root, d.dir)
@@ -202,48 +145,39 @@ func (d *Directory) Closure(ctx context.Context, root nix.StorePath) ([]nix.Path
 	return infos, nil
 }
 
-// unregistered stands for a reference to what is not in the database.
-const unregistered = "-"
-
-// scanInfo takes what is known of a path from a row.
-func scanInfo(rows *sql.Rows) (info nix.PathInfo, err error) {
-	var path, hash string
-	var size sql.NullInt64
-	var deriver, sigs, ca, references sql.NullString
-	if err := rows.Scan(&path, &hash, &size, &deriver, &sigs, &ca, &references); err != nil {
+// info is what a row says of a path.
+func (r row) info() (info nix.PathInfo, err error) {
+	if info.Path, err = nix.ParseStorePath(r.Path); err != nil {
 		return info, err
 	}
-	if info.Path, err = nix.ParseStorePath(path); err != nil {
-		return info, err
+	if info.NarHash, err = nix.ParseHash(r.Hash); err != nil {
+		return info, fmt.Errorf("%s: %w", r.Path, err)
 	}
-	if info.NarHash, err = nix.ParseHash(hash); err != nil {
-		return info, fmt.Errorf("%s: %w", path, err)
+	if info.NarSize = r.NarSize; info.NarSize <= 0 || info.NarSize > nix.MaxNarSize {
+		return info, fmt.Errorf("the size of %s is not known: it is said to have %d bytes", r.Path, r.NarSize)
 	}
-	if info.NarSize = size.Int64; info.NarSize <= 0 {
-		return info, fmt.Errorf("the size of %s is not known", path)
-	}
-	if deriver.String != "" {
-		if info.Deriver, err = nix.ParseStorePath(deriver.String); err != nil {
-			return info, fmt.Errorf("the deriver of %s: %w", path, err)
+	if r.Deriver != "" {
+		if info.Deriver, err = nix.ParseStorePath(r.Deriver); err != nil {
+			return info, fmt.Errorf("the deriver of %s: %w", r.Path, err)
 		}
 	}
-	for text := range strings.FieldsSeq(sigs.String) {
+	for text := range strings.FieldsSeq(r.Sigs) {
 		sig, err := nix.ParseSignature(text)
 		if err != nil {
-			return info, fmt.Errorf("a signature of %s: %w", path, err)
+			return info, fmt.Errorf("a signature of %s: %w", r.Path, err)
 		}
 		info.Signatures = append(info.Signatures, sig)
 	}
-	if info.CA, err = nix.ParseContentAddress(ca.String); err != nil {
-		return info, fmt.Errorf("the content address of %s: %w", path, err)
+	if info.CA, err = nix.ParseContentAddress(r.CA); err != nil {
+		return info, fmt.Errorf("the content address of %s: %w", r.Path, err)
 	}
-	for text := range strings.FieldsSeq(references.String) {
+	for text := range strings.FieldsSeq(r.References) {
 		if text == unregistered {
-			return info, fmt.Errorf("%s refers to a path that is not registered", path)
+			return info, fmt.Errorf("%s refers to a path that is not registered", r.Path)
 		}
 		reference, err := nix.ParseStorePath(text)
 		if err != nil {
-			return info, fmt.Errorf("a reference of %s: %w", path, err)
+			return info, fmt.Errorf("a reference of %s: %w", r.Path, err)
 		}
 		info.References = append(info.References, reference)
 	}

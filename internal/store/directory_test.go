@@ -78,7 +78,7 @@ func TestDirectoryRoots(t *testing.T) {
 
 func openDirectory(t *testing.T, dir string) *Directory {
 	t.Helper()
-	d, err := OpenDirectory(t.Context(), dir)
+	d, err := OpenDirectory(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -162,7 +162,7 @@ func TestDirectoryRefuses(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			d, err := OpenDirectory(t.Context(), dir)
+			d, err := OpenDirectory(dir)
 			if err == nil {
 				_, err = d.Closure(t.Context(), b)
 				if closeErr := d.Close(); closeErr != nil {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 )
 
 // maxSymlinks is Linux's own limit on symlinks that lead to symlinks.
@@ -52,12 +53,12 @@ func FindStorePath(name string) (nix.StorePath, error) {
 
 // readStorePath returns the store path that a file holds, perhaps with a newline.
 func readStorePath(file string) (nix.StorePath, error) {
-	f, err := os.Open(file)
+	const longest = 4096 // bytes; a longer file holds no store path
+	f, err := regular.OpenFile(file, longest)
 	if err != nil {
 		return nix.StorePath{}, err
 	}
 	defer f.Close()
-	const longest = 4096 // bytes; a longer file holds no store path
 	data, err := io.ReadAll(io.LimitReader(f, longest))
 	if err != nil {
 		return nix.StorePath{}, err
