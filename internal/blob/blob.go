@@ -36,11 +36,15 @@ import (
 // goroutines at once, and by several processes for the same place.
 //
 // A key is a relative path with slashes that [ValidKey] accepts; any other is
-// an error. Errors name the store and the key, never a credential. Once ctx is
+// an error. Behind a web server it is a reference relative to the cache's URL, as
+// Nix takes it: what follows ? is a query, and escapes stay. Errors name the store and the key, never a credential. Once ctx is
 // done, a method, and the body that it returned, fails with an error wrapping
 // ctx's.
 type Store interface {
 	// Get opens the object at key. The caller must close Object.Body.
+	//
+	// An object that was stored with a Content-Encoding is decoded: narinfos may be
+	// (niks3 does so, and Nix with narinfo-compression). Its size isn't known then.
 	//
 	// The body yields exactly Info.Size bytes (less opts.Offset) where that is
 	// known, and fails with an error wrapping [io.ErrUnexpectedEOF] if there

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
+	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 )
 
 // A remote is a store behind a connection that may break. Its methods make one
@@ -17,7 +18,8 @@ type remote interface {
 	Store
 	// open opens the object from offset on; if ifMatch isn't empty, only the
 	// version with that ETag.
-	open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (Info, io.ReadCloser, error)
+	// The body is as it is stored, in the returned Content-Encoding.
+	open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (info Info, encoding string, body io.ReadCloser, err error)
 	stat(ctx context.Context, key string) (Info, error)
 }
 
@@ -31,8 +33,9 @@ func getRemote(ctx context.Context, r remote, policy retry.Policy, key string, o
 	}
 	body := &resumingBody{ctx: ctx, store: r, key: key, policy: policy, offset: opts.Offset}
 	var info Info
+	var encoding string
 	err := policy.Do(ctx, func() (err error) {
-		info, body.source, err = r.open(ctx, key, opts.Offset, "", opts.IfNoneMatch)
+		info, encoding, body.source, err = r.open(ctx, key, opts.Offset, "", opts.IfNoneMatch)
 		if opts.Offset > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
 			// There is nothing from there on, so it is the end or beyond it.
 			info, err = r.stat(ctx, key)
@@ -52,14 +55,27 @@ func getRemote(ctx context.Context, r remote, policy retry.Policy, key string, o
 	body.size = info.Size
 	if info.ETag != "" && !strings.HasPrefix(info.ETag, "W/") {
 		body.reopen = func(offset int64) (io.ReadCloser, error) {
-			_, source, err := r.open(ctx, key, offset, info.ETag, "")
+			_, _, source, err := r.open(ctx, key, offset, info.ETag, "")
 			if errors.Is(err, ErrPrecondition) || errors.Is(err, ErrNotExist) {
 				err = errReplaced
 			}
 			return source, err
 		}
 	}
-	return &Object{info, body}, nil
+	if !compression.IsEncoded(encoding) {
+		return &Object{info, body}, nil
+	}
+	if opts.Offset > 0 {
+		body.Close()
+		return nil, fmt.Errorf("it is stored with the Content-Encoding %s, and can't be read from its middle", encoding)
+	}
+	plain, err := compression.NewContentReader(encoding, body)
+	if err != nil {
+		body.Close()
+		return nil, err
+	}
+	info.Size = -1
+	return &Object{info, plain}, nil
 }
 
 // statRemote is the Stat of a remote store.

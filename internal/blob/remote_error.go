@@ -35,8 +35,8 @@ func (e *remoteError) Unwrap() []error {
 // kindOf is the meaning of an HTTP status and an error code of S3, if any.
 func kindOf(status int, code string) error {
 	switch {
-	case code == "NoSuchBucket", code == "NoSuchUpload":
-		return nil // a mistake, not an object that isn't there yet
+	case status == http.StatusNotFound && !saysMissing(code):
+		return nil // a mistake, such as a bucket that isn't there, not an object that isn't there yet
 	case status == http.StatusNotFound:
 		return ErrNotExist
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
@@ -49,6 +49,14 @@ func kindOf(status int, code string) error {
 		return errors.ErrUnsupported
 	}
 	return nil
+}
+
+// saysMissing says whether an answer with status 404 and that code is about the
+// object. A web server has no code, and S3's answer to a HEAD only has the status,
+// of which the SDK makes NotFound. Other codes are about something else: servers
+// have them for buckets, uploads, users and keys that they don't know.
+func saysMissing(code string) bool {
+	return code == "" || code == "NoSuchKey" || code == "NotFound"
 }
 
 // statusOf returns the HTTP status that err is about, or 0.
