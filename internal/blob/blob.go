@@ -30,6 +30,8 @@ import (
 	"iter"
 	"strings"
 	"time"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
 )
 
 // A Store holds objects by key. All methods may be called from several
@@ -108,6 +110,12 @@ type Info struct {
 type Object struct {
 	Info
 	Body io.ReadCloser
+}
+
+// Noticing returns a context in which a store tells notice why somebody has to wait,
+// before it tries again.
+func Noticing(ctx context.Context, notice func(error)) context.Context {
+	return retry.Noticing(ctx, notice)
 }
 
 // GetOptions modify a Get. The zero value reads the whole object.

@@ -68,6 +68,13 @@ func statusOf(err error) int {
 	return 0
 }
 
+// IsForbidden says whether err is an answer with status 403, by which some servers
+// say that an object doesn't exist to those who may not list them; with status 401
+// they ask for credentials.
+func IsForbidden(err error) bool {
+	return errors.Is(err, ErrPermission) && statusOf(err) == http.StatusForbidden
+}
+
 // explainConnection makes an error without an HTTP status, met on the way to
 // endpoint, one that says what to do. It doesn't say the request's URL, which a
 // redirect may have brought and which may hold a signature.

@@ -28,6 +28,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/build"
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -60,6 +61,7 @@ func Main() int {
 	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program
+	ctx = blob.Noticing(ctx, a.console.Retrying)
 	root := newRoot(a)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -127,7 +129,7 @@ func (a *app) open(ctx context.Context, name pointer.Name) (*site.Site, *site.Po
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := site.Open(ctx, config)
+	s, err := site.Open(ctx, config, a.console.Caution)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -140,7 +142,7 @@ func (a *app) openToBuild(ctx context.Context, needPointer bool) (*site.Site, bu
 	if err != nil {
 		return nil, nix, err
 	}
-	s, err := site.Open(ctx, config)
+	s, err := site.Open(ctx, config, a.console.Caution)
 	return s, nix, err
 }
 
