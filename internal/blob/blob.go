@@ -87,9 +87,24 @@ type Store interface {
 	// Capabilities says what this store can do. It makes no request.
 	Capabilities() Capabilities
 
-	// String is the store's URL, without credentials, for messages.
+	// Location says which store this is.
+	Location() Location
+
+	// String names the store in messages, in few words and without credentials.
 	String() string
 }
+
+// A Location says which store is meant: two stores are the same place if theirs are
+// equal. A bucket of one server isn't that of another with the same name.
+type Location struct{ url string }
+
+// At returns the location of a store whose URL that is, in the form that the store
+// gives it.
+func At(url string) Location { return Location{url} }
+
+// String is a URL by which stock Nix finds the store, without credentials, as it
+// stands in nix.conf; a store in memory has none that is of use.
+func (l Location) String() string { return l.url }
 
 // Capabilities are the ways in which stores differ.
 type Capabilities struct {

@@ -89,6 +89,9 @@ func (s *S3) String() string {
 	return strings.TrimSuffix("s3://"+s.location.bucket+"/"+s.location.prefix, "/")
 }
 
+// Location implements [Store].
+func (s *S3) Location() Location { return Location{s.location.url(s.String())} }
+
 // Get implements [Store].
 func (s *S3) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
 	object, err := getRemote(ctx, s, s.config.Patience.Retry, key, opts)

@@ -93,6 +93,9 @@ func (w *Web) Capabilities() Capabilities { return Capabilities{} }
 // String implements [Store].
 func (w *Web) String() string { return w.base.String() }
 
+// Location implements [Store].
+func (w *Web) Location() Location { return Location{w.base.String()} }
+
 // Get implements [Store].
 func (w *Web) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
 	object, err := getRemote(ctx, w, w.patience.Retry, key, opts)

@@ -85,8 +85,11 @@ func New(store blob.Store, config Config) *Cache {
 	return &Cache{store: store, config: config}
 }
 
-// String is the cache's URL, for messages.
+// String names the cache in messages.
 func (c *Cache) String() string { return c.store.String() }
+
+// URL is the cache's URL as it stands in nix.conf.
+func (c *Cache) URL() string { return c.store.Location().String() }
 
 // Substituters are the further caches that closures may be completed from.
 func (c *Cache) Substituters() []*Cache { return slices.Clone(c.config.Substituters) }

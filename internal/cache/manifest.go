@@ -158,7 +158,7 @@ func cutUpstream(block string) (text, upstream string) {
 // substituter returns the one of that URL, or nil.
 func (c *Cache) substituter(url string) *Cache {
 	for _, s := range c.config.Substituters {
-		if s.String() == url {
+		if s.URL() == url {
 			return s
 		}
 	}

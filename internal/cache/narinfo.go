@@ -141,7 +141,7 @@ func (ni *NarInfo) Upstream() string {
 	if ni.from == nil {
 		return ""
 	}
-	return ni.from.String()
+	return ni.from.URL()
 }
 
 // Text is the narinfo as it lies in the cache, or as it is to be written.
