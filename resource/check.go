@@ -2,16 +2,32 @@ package resource
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
+// checkPatience is how long a check may take. The next one comes in a minute, and
+// Concourse's workers have a place for few at a time.
+var checkPatience = time.Minute
+
 // Check answers which versions there are from a given one on, in one request to
-// the store, whatever it holds.
+// the store, whatever it holds. It gives up after a minute.
 func Check(ctx context.Context, step Step) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkPatience)
+	defer cancel()
+	versions, err := check(ctx, step)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = hint.With(fmt.Errorf("the cache has not answered within %s: %w", checkPatience, err), "the next check tries again")
+	}
+	return versions, err
+}
+
+func check(ctx context.Context, step Step) (any, error) {
 	r, err := readRequest(step.Stdin)
 	if err != nil {
 		return nil, err

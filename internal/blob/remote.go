@@ -7,6 +7,7 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
 	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
@@ -125,14 +126,42 @@ type resumingBody struct {
 	policy retry.Policy
 
 	source io.ReadCloser // nil: to be opened again
-	offset int64         // of the object's next byte
-	size   int64         // of the object; -1 if unknown
+	pace   pace
+	offset int64 // of the object's next byte
+	size   int64 // of the object; -1 if unknown
 	breaks int
 	err    error // that ended it
 
 	// reopen opens the same version of the object at an offset. It is nil
 	// where that can't be told from another version.
 	reopen func(offset int64) (io.ReadCloser, error)
+}
+
+// A pace tells a server that sends, but so slowly that it would take for ever.
+type pace struct {
+	waited time.Duration // in the present window, for the server alone
+	bytes  int
+}
+
+// The slowest pace: so many bytes in each window of waiting. (A modem of 1995 makes
+// three times as much.)
+const (
+	paceWindow = 2 * time.Minute
+	paceBytes  = 128 << 10
+)
+
+var errTooSlow = fmt.Errorf("the server has sent less than %d KiB in %s", paceBytes>>10, paceWindow)
+
+// isTooSlow notes how long a read has waited for n bytes.
+func (p *pace) isTooSlow(n int, waited time.Duration) bool {
+	p.waited += waited
+	p.bytes += n
+	if p.waited < paceWindow {
+		return false
+	}
+	slow := p.bytes < paceBytes
+	*p = pace{}
+	return slow
 }
 
 // maxBreaks bounds how often one body may break. Each time, the policy bounds
@@ -165,8 +194,12 @@ func (b *resumingBody) read(p []byte) (int, error) {
 		}
 		b.source = source
 	}
+	begin := time.Now()
 	n, err := b.source.Read(p)
 	b.offset += int64(n)
+	if b.pace.isTooSlow(n, time.Since(begin)) {
+		return 0, retry.Permanent(errTooSlow)
+	}
 	if n > 0 || err == nil {
 		return n, nil // an error that comes with bytes comes again with the next Read
 	}

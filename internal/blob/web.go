@@ -47,9 +47,12 @@ func openWeb(u *url.URL, config Config) (*Web, error) {
 	w := &Web{base: base, authorization: authorization, patience: config.Patience}
 	w.client = &http.Client{
 		Transport: authorized{transport, w},
-		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
-			if len(via) == maxRedirects {
+		CheckRedirect: func(next *http.Request, via []*http.Request) error {
+			switch {
+			case len(via) == maxRedirects:
 				return retry.Permanent(fmt.Errorf("redirected more than %d times", maxRedirects))
+			case next.URL.Scheme != "http" && next.URL.Scheme != "https":
+				return retry.Permanent(fmt.Errorf("redirected to a URL of %s, which is no web server's", next.URL.Scheme))
 			}
 			return nil
 		},
