@@ -172,7 +172,7 @@ func expandAll(dir string, getenv func(string) string) error {
 // cmdMoves gives a pointer of $WORK/cache a generation for each path, as
 // another put would, signed by a key or by none:
 //
-//	moves [-expired|-replaced] POINTER OURS|STRANGER|NOBODY PATH…
+//	moves [-expired|-old|-future|-replaced] POINTER OURS|STRANGER|NOBODY PATH…
 func cmdMoves(ts *testscript.TestScript, neg bool, args []string) {
 	config := pointer.Config{RequireSigs: false} // it doesn't mind what is there
 	option := ""
@@ -181,6 +181,11 @@ func cmdMoves(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if option == "-expired" {
 		config.ExpiresAfter = time.Hour
+	}
+	if option == "-future" {
+		config.Now = func() time.Time { return time.Date(2125, 6, 1, 12, 0, 0, 0, time.UTC) }
+	}
+	if option == "-expired" || option == "-old" {
 		config.Now = func() time.Time { return time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC) }
 	}
 	config.Name = pointer.Name(args[0])

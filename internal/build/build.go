@@ -209,7 +209,7 @@ func (c Expression) Prepare(ctx context.Context, p *publish.Preparation) (_ *pub
 	if err != nil {
 		return nil, err
 	}
-	closure.Revision, closure.Close = revision, b.Close
+	closure.Revision, closure.Slow, closure.Close = revision, true, b.Close
 	return closure, nil
 }
 

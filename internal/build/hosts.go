@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -93,6 +94,7 @@ func (r *HostsResult) Union() (paths int, size int64) {
 type hosts struct {
 	*HostsRequest
 	*builder
+	started  int64
 	revision string
 	all      []*host
 }
@@ -112,12 +114,13 @@ type host struct {
 // fail don't keep the others from moving. If there are some, the error names them,
 // and the result is there all the same.
 func Hosts(ctx context.Context, r HostsRequest) (_ *HostsResult, err error) {
+	started := time.Now().Unix()
 	b, err := open(ctx, r.Site, r.Console, r.Nix, r.When, nix.StorePath{})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	h := &hosts{HostsRequest: &r, builder: b, revision: r.Revision}
+	h := &hosts{HostsRequest: &r, builder: b, started: started, revision: r.Revision}
 	if r.AskRevision {
 		if h.revision, err = b.local.Revision(ctx, r.Installable); err != nil {
 			return nil, err
@@ -461,8 +464,10 @@ func (h *hosts) move(ctx context.Context) {
 				Provenance: h.Provenance,
 				Revision:   h.revision,
 				Message:    h.Message,
+				Started:    h.started,
 				Sizes:      pointer.Sizes{Paths: len(one.closure.Paths), NarSize: one.closure.NarSize()},
 			},
+			SeenLongAgo: true,
 		}, one.closure)
 		if err != nil {
 			return err

@@ -22,7 +22,7 @@ func (c Import) Prepare(ctx context.Context, p *Preparation) (*Closure, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Closure{Root: imported.Root, Infos: imported.Infos, Source: imported.Source, Revision: c.Revision, Close: imported.Close}, nil
+	return &Closure{Root: imported.Root, Infos: imported.Infos, Source: imported.Source, Revision: c.Revision, Slow: true, Close: imported.Close}, nil
 }
 
 // InCache returns a closure that was found whole in a site's own cache.

@@ -74,7 +74,7 @@ func (c Promotion) Prepare(ctx context.Context, p *Preparation) (*Closure, error
 	}
 	promoted := &Closure{
 		Root: closure.Root, Infos: closure.Infos(), Source: origin.Cache.Source(closure), System: g.System,
-		Origin: signed, Revision: g.Details.Revision, Message: g.Details.Message, Close: nothing,
+		Origin: signed, Started: g.Started(), Revision: g.Details.Revision, Message: g.Details.Message, Close: nothing,
 	}
 	if own {
 		promoted.Found = closure

@@ -15,6 +15,7 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -84,8 +86,10 @@ type Closure struct {
 	Source   cache.Source   // of the NARs
 	System   string         // such as x86_64-linux; empty: what the root says, see ReadSystem
 	Found    *cache.Closure // the same, if it was found whole in the site's cache; else nil
+	Slow     bool           // evaluating or hashing it may have taken minutes: "it stays" is said after another look
 	Built    bool           // just now, which may have taken hours: the pointers are read again
 	Origin   *pointer.Origin
+	Started  int64  // of a promotion: when the work on it began; see pointer.Generation.Started
 	Revision string // of the sources that it was built from; "" if that isn't known
 	Message  string // if the request has none
 	Close    func() error
@@ -154,11 +158,12 @@ func Run(ctx context.Context, r Request) (_ *Result, err error) {
 // A publisher is a request at work.
 type publisher struct {
 	*Request
+	started int64
 	targets []*Target // the pointers to move, in that order
 }
 
 func newPublisher(r *Request) *publisher {
-	p := &publisher{Request: r}
+	p := &publisher{Request: r, started: time.Now().Unix()}
 	for _, name := range append(slices.Clone(r.To), r.Pointer) {
 		p.targets = append(p.targets, NewTarget(r.Site, name))
 	}
@@ -275,10 +280,12 @@ func (p *publisher) proposal(t *Target, closure *Closure, narHash nix.Hash, size
 			Revision:   closure.Revision,
 			Origin:     closure.Origin,
 			Message:    message,
+			Started:    cmp.Or(closure.Started, p.started),
 			Sizes:      sizes,
 		},
-		AllowOlder: p.AllowOlder,
-		Seen:       t.History,
+		AllowOlder:  p.AllowOlder,
+		Seen:        t.History,
+		SeenLongAgo: closure.Slow,
 	}
 	if t.Name == p.Pointer {
 		proposal.IfGeneration = p.IfGeneration

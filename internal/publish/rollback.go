@@ -91,8 +91,8 @@ func Rollback(ctx context.Context, r RollbackRequest) (*Move, error) {
 // itself.
 func (t *Target) before(newest pointer.Generation) (uint64, error) {
 	current := newest.Number
-	if origin := newest.Details.Origin; origin != nil && origin.Pointer == t.Name {
-		current = origin.Generation
+	if number, ok := t.WentBack(t.History, newest); ok {
+		current = number
 	}
 	for _, g := range t.History.Generations {
 		if g.Number < current && g.Path != newest.Path {

@@ -151,6 +151,9 @@ func (t *Target) hasChanges(ctx context.Context, g pointer.Generation) bool {
 // SayOutcome tells a person what became of a pointer.
 func SayOutcome(c *console.Console, name pointer.Name, outcome pointer.Outcome) {
 	g := outcome.Generation
+	if r := outcome.Replaced; r != nil {
+		c.Warn("somebody else made generation %d of %s (%s) while this was in the making: generation %d replaces it", r.Number, name, r.Path, g.Number)
+	}
 	switch {
 	case outcome.Moved:
 		c.Say("%s moved to generation %d: %s", name, g.Number, g.Path)
