@@ -1,10 +1,8 @@
 package resource
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -118,7 +116,6 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 		Message:     p.params.Message,
 		Provenance:  p.provenance,
 	}
-	r.Revision, r.AskRevision = p.revision()
 	if p.params.All {
 		r.Patterns = []string{"*"}
 	} else {
@@ -155,14 +152,13 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 // candidate is what the params say that is to be published.
 func (p *put) candidate() (publish.Candidate, error) {
 	params := &p.params
-	revision, ask := p.revision()
 	if params.Promote != "" {
 		c, err := p.inputs.promotion(params.Promote)
 		return about{"params.promote: " + params.Promote, c}, prefixed("params.promote", err)
 	}
 	if params.builds() {
 		installable, host, err := params.installable(p.inputs, p.site.Config.Pointer)
-		return build.Expression{Installable: installable, Host: host, When: params.Build, Revision: revision, AskRevision: ask, Nix: p.nix}, err
+		return build.Expression{Installable: installable, Host: host, When: params.Build, Nix: p.nix}, err
 	}
 	root := params.Path
 	if params.PathFrom != "" {
@@ -173,19 +169,9 @@ func (p *put) candidate() (publish.Candidate, error) {
 	}
 	if params.Closure != "" {
 		file, err := p.inputs.path(params.Closure)
-		return about{"params.closure: " + params.Closure, publish.Import{File: file, Root: root, Revision: revision}}, prefixed("params.closure", err)
+		return about{"params.closure: " + params.Closure, publish.Import{File: file, Root: root}}, prefixed("params.closure", err)
 	}
-	return build.StorePath{Path: root, Revision: revision, Nix: p.nix}, nil
-}
-
-// revision is the git commit of what is published, or whether Nix has to be asked
-// for it.
-func (p *put) revision() (commit string, ask bool) {
-	if p.params.Flake.URL != "" {
-		return "", true
-	}
-	from := cmp.Or(p.params.File, p.params.Flake.Dir, p.params.Closure, filepath.Dir(p.params.PathFrom))
-	return build.RevisionOf(p.inputs.dir, from), false
+	return build.StorePath{Path: root, Nix: p.nix}, nil
 }
 
 // A candidate whose errors are about a param.

@@ -38,13 +38,11 @@ type HostsRequest struct {
 	PointerOf   func(host string) string // the pointer of a host
 	Last        pointer.Name             // of the pointers, if one is to move after all others; "" if none is
 
-	Move        bool // the pointers
-	When        When
-	Workers     int // that evaluate, side by side; 0: as many as the machine can do
-	Message     string
-	Revision    string // as of an Expression
-	AskRevision bool
-	Provenance  pointer.Provenance
+	Move       bool // the pointers
+	When       When
+	Workers    int // that evaluate, side by side; 0: as many as the machine can do
+	Message    string
+	Provenance pointer.Provenance
 }
 
 // A Host is something that follows a pointer, and the attribute that makes it.
@@ -120,12 +118,7 @@ func Hosts(ctx context.Context, r HostsRequest) (_ *HostsResult, err error) {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	h := &hosts{HostsRequest: &r, builder: b, started: started, revision: r.Revision}
-	if r.AskRevision {
-		if h.revision, err = b.local.Revision(ctx, r.Installable); err != nil {
-			return nil, err
-		}
-	}
+	h := &hosts{HostsRequest: &r, builder: b, started: started}
 	if err := h.choose(ctx); err != nil {
 		return nil, err
 	}
@@ -274,8 +267,12 @@ func (h *hosts) read(ctx context.Context) {
 // left behind.
 func (h *hosts) publish(ctx context.Context) (*cache.Pushed, error) {
 	h.read(ctx)
-	h.evaluate(ctx)
-	if err := ctx.Err(); err != nil {
+	var err error
+	h.revision, err = h.revisionDuring(ctx, h.Installable, func() error {
+		h.evaluate(ctx)
+		return ctx.Err()
+	})
+	if err != nil {
 		return nil, err
 	}
 	if err := h.find(ctx); err != nil {
@@ -500,7 +497,7 @@ func (h *hosts) systemOf(ctx context.Context, one *host) (string, error) {
 	case one.found != nil:
 		return systemOf(one.derivation), nil
 	}
-	return publish.ReadSystem(ctx, h.local, one.Path, []nix.PathInfo{one.closure.RootInfo().PathInfo})
+	return readSystem(ctx, h.local, one.Path, []nix.PathInfo{one.closure.RootInfo().PathInfo}, one.derivation)
 }
 
 // reportFailures tells of the hosts that are left behind why, those together that have

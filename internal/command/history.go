@@ -2,6 +2,7 @@ package command
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -41,10 +42,15 @@ func newHistory(a *app) *cobra.Command {
 	}
 }
 
-// brief is a commit as git abbreviates it.
+// brief is a commit as git abbreviates it, and whether it is all of it.
 func brief(revision string) string {
-	if revision == "" {
+	const dirty = "-dirty"
+	commit, isDirty := strings.CutSuffix(revision, dirty)
+	switch {
+	case commit == "":
 		return "-"
+	case isDirty:
+		return commit[:min(12, len(commit))] + dirty
 	}
-	return revision[:min(12, len(revision))]
+	return commit[:min(12, len(commit))]
 }

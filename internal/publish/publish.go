@@ -20,7 +20,6 @@ import (
 	"errors"
 	"fmt"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
 	"time"
@@ -84,7 +83,7 @@ type Closure struct {
 	Root     nix.StorePath
 	Infos    []nix.PathInfo // of all its paths
 	Source   cache.Source   // of the NARs
-	System   string         // such as x86_64-linux; empty: what the root says, see ReadSystem
+	System   string         // such as x86_64-linux; empty: what the root says, or UnknownSystem
 	Found    *cache.Closure // the same, if it was found whole in the site's cache; else nil
 	Slow     bool           // evaluating or hashing it may have taken minutes: "it stays" is said after another look
 	Built    bool           // just now, which may have taken hours: the pointers are read again
@@ -127,9 +126,11 @@ func Run(ctx context.Context, r Request) (_ *Result, err error) {
 	}
 	defer func() { err = errors.Join(err, closure.Close()) }()
 	if closure.System == "" {
-		if closure.System, err = ReadSystem(ctx, closure.Source, closure.Root, closure.Infos); err != nil {
+		system, err := ReadSystem(ctx, closure.Source, closure.Root, closure.Infos)
+		if err != nil {
 			return nil, err
 		}
+		closure.System = cmp.Or(system, UnknownSystem)
 	}
 	if err := p.preview(ctx, closure); err != nil {
 		return nil, err
@@ -325,9 +326,11 @@ func names(targets []*Target) string {
 	return strings.Join(names, ", ")
 }
 
-// ReadSystem returns what a closure runs on: a NixOS system says so, in a path of
-// symlinks and small files; anything else was built here, for a machine like this
-// one.
+// UnknownSystem is the system of a closure that nobody knows it of.
+const UnknownSystem = "unknown"
+
+// ReadSystem returns what a closure runs on, if its root says so, as a NixOS system
+// does in a path of symlinks and small files; else "".
 func ReadSystem(ctx context.Context, source cache.Source, root nix.StorePath, infos []nix.PathInfo) (string, error) {
 	const largest = 16 << 20 // bytes, a hundred times a NixOS system's
 	for _, info := range infos {
@@ -342,16 +345,7 @@ func ReadSystem(ctx context.Context, source cache.Source, root nix.StorePath, in
 			return s, nil
 		}
 	}
-	return OwnSystem(), nil
-}
-
-// OwnSystem is this machine's.
-func OwnSystem() string {
-	architecture := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
-	if architecture == "" {
-		architecture = runtime.GOARCH
-	}
-	return architecture + "-" + runtime.GOOS
+	return "", nil
 }
 
 // IsSystem says whether s has the form of a system, such as x86_64-linux.

@@ -15,10 +15,9 @@ type RollbackRequest struct {
 	Site    *site.Site
 	Console *console.Console
 
-	Pointer    pointer.Name
-	To         uint64 // a generation's number; 0: the last before the newest that has another path
-	Reason     string // for those who read the history
-	Provenance pointer.Provenance
+	Pointer pointer.Name
+	To      uint64 // a generation's number; 0: the last before the newest that has another path
+	Reason  string // for those who read the history
 }
 
 // Rollback makes the path of an earlier generation the newest again, under the
@@ -68,11 +67,10 @@ func Rollback(ctx context.Context, r RollbackRequest) (*Move, error) {
 		System:  g.System,
 		NarHash: g.NarHash,
 		Details: pointer.Details{
-			Provenance: r.Provenance,
-			Revision:   g.Details.Revision,
-			Origin:     origin,
-			Message:    message,
-			Sizes:      pointer.Sizes{Paths: len(closure.Paths), NarSize: closure.NarSize()},
+			Revision: g.Details.Revision,
+			Origin:   origin,
+			Message:  message,
+			Sizes:    pointer.Sizes{Paths: len(closure.Paths), NarSize: closure.NarSize()},
 		},
 		IfGeneration: &newest.Number,
 		AllowOlder:   true,
