@@ -388,11 +388,13 @@ func (h *hosts) build(ctx context.Context) ([]nix.PathInfo, error) {
 // in the local store.
 func (h *hosts) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, error) {
 	var roots []nix.StorePath
-	var found cache.Closure // the union of those in the cache
+	var whole []*cache.Closure // those that the cache has
+	var found cache.Closure    // the union of them
 	var req cache.PushRequest
 	union := map[nix.StorePath]nix.PathInfo{}
 	for _, one := range h.remaining() {
 		if one.found != nil {
+			whole = append(whole, one.found)
 			for _, ni := range one.found.Paths {
 				if _, ok := union[ni.Path]; !ok {
 					union[ni.Path] = ni.PathInfo
@@ -415,7 +417,7 @@ func (h *hosts) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, 
 	req.Source = mixedSource{h.local, h.Site.Cache.Source(&found), built}
 	roots = nix.SortPaths(roots)
 	req.Root, req.Also, req.Infos = roots[0], roots[1:], slices.Collect(maps.Values(union))
-	pushed, err := publish.Push(ctx, h.Console, h.Site, req)
+	pushed, err := publish.Push(ctx, h.Console, h.Site, req, whole...)
 	if err != nil {
 		return nil, err
 	}

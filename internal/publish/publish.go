@@ -139,7 +139,7 @@ func Run(ctx context.Context, r Request) (_ *Result, err error) {
 	// Push it, as far as it isn't there.
 	pushed, err := Push(ctx, r.Console, r.Site, cache.PushRequest{
 		Root: closure.Root, Infos: closure.Infos, Source: closure.Source, Previous: p.previous(ctx, closure),
-	})
+	}, closure.found()...)
 	if err != nil {
 		return nil, err
 	}
@@ -292,6 +292,14 @@ func (p *publisher) proposal(t *Target, closure *Closure, narHash nix.Hash, size
 		proposal.IfGeneration = p.IfGeneration
 	}
 	return proposal
+}
+
+// found is the closure as the site's cache was found to have it, if it was.
+func (c *Closure) found() []*cache.Closure {
+	if c.Found == nil {
+		return nil
+	}
+	return []*cache.Closure{c.Found}
 }
 
 // rootNarHash is the hash of the root's NAR, as its source has it.
