@@ -125,6 +125,10 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 		}
 	}
 	result, err := build.Hosts(ctx, r)
+	var substituters string
+	if result != nil {
+		substituters = publish.SubstitutersFor(p.step.Console, p.site, result.Closures...)
+	}
 	if err != nil {
 		if result != nil {
 			err = hint.With(err, "the others are done; put again once these are mended")
@@ -145,7 +149,7 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 	metadata.Add("sent", publish.Sent(result.Pushed))
 	paths, size := result.Union()
 	metadata.Add("already there", console.Amount(paths-result.Pushed.SentPaths, size-result.Pushed.SentNarSize))
-	metadata.Add("substituters", publish.SubstitutersFor(p.step.Console, p.site, result.Closures...))
+	metadata.Add("substituters", substituters)
 	return Answer{versionOf(newest), metadata}, nil
 }
 
