@@ -33,10 +33,7 @@ func FindPromotion(ctx context.Context, s *site.Site, name pointer.Name, number 
 	if err != nil {
 		return Promotion{}, err
 	}
-	if newest, ok := history.Newest(); ok && number == 0 {
-		number = newest.Number
-	}
-	g, err := p.FindIn(ctx, history, max(1, number))
+	g, err := p.FindIn(ctx, history, number)
 	return Promotion{Pointer: name, Generation: g}, err
 }
 

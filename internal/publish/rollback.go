@@ -33,10 +33,12 @@ func Rollback(ctx context.Context, r RollbackRequest) (*Move, error) {
 	if err := t.Read(ctx); err != nil {
 		return nil, err
 	}
-	newest, _ := t.History.Newest()
+	newest, err := t.FindIn(ctx, t.History, 0)
+	if err != nil {
+		return nil, err
+	}
 	number := r.To
 	if number == 0 {
-		var err error
 		if number, err = t.before(newest); err != nil {
 			return nil, err
 		}
@@ -96,9 +98,6 @@ func (t *Target) before(newest pointer.Generation) (uint64, error) {
 		if g.Number < current && g.Path != newest.Path {
 			return g.Number, nil
 		}
-	}
-	if newest.Number == 0 { // FindIn has the words for it
-		return 1, nil
 	}
 	return 0, hint.With(fmt.Errorf("%s has no generation before %d with another path", t.Pointer, current),
 		"name the one to go back to by its number; history lists them")
