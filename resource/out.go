@@ -101,6 +101,10 @@ func (p *put) one(ctx context.Context) (any, error) {
 // source last. If some fail, the put has failed, and putting again finishes it.
 func (p *put) hosts(ctx context.Context) (any, error) {
 	own := p.site.Config.Pointer
+	ifGeneration, err := p.inputs.ifGeneration(p.params.IfGeneration)
+	if err != nil {
+		return nil, err
+	}
 	installable, _, err := p.params.installable(p.inputs, own)
 	if err != nil {
 		return nil, err
@@ -115,6 +119,8 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 		Workers:     p.params.Workers,
 		Message:     p.params.Message,
 		Provenance:  p.provenance,
+
+		IfGeneration: ifGeneration,
 	}
 	if p.params.All {
 		r.Patterns = []string{"*"}

@@ -38,11 +38,12 @@ type HostsRequest struct {
 	PointerOf   func(host string) string // the pointer of a host
 	Last        pointer.Name             // of the pointers, if one is to move after all others; "" if none is
 
-	Move       bool // the pointers
-	When       When
-	Workers    int // that evaluate, side by side; 0: as many as the machine can do
-	Message    string
-	Provenance pointer.Provenance
+	Move         bool // the pointers
+	When         When
+	Workers      int // that evaluate, side by side; 0: as many as the machine can do
+	Message      string
+	Provenance   pointer.Provenance
+	IfGeneration *uint64 // of Last: its newest generation's number, 0 for none; nil: whatever it is
 }
 
 // A Host is something that follows a pointer, and the attribute that makes it.
@@ -275,6 +276,7 @@ func (h *hosts) publish(ctx context.Context) (*cache.Pushed, error) {
 	if err != nil {
 		return nil, err
 	}
+	h.checkCondition()
 	if err := h.find(ctx); err != nil {
 		return nil, err
 	}
@@ -303,6 +305,15 @@ func (h *hosts) evaluate(ctx context.Context) {
 	each(ctx, h.all[:1], 1, step)
 	each(ctx, h.all[1:], workers, step)
 	c.Overwrite("")
+}
+
+// checkCondition leaves the host behind whose pointer must not move.
+func (h *hosts) checkCondition() {
+	for _, one := range h.remaining() {
+		if one.target.Name == h.Last {
+			one.Err = one.target.CheckCondition(h.IfGeneration, one.Path)
+		}
+	}
 }
 
 // find finds out which of the closures the cache has: those that the pointers
@@ -357,6 +368,9 @@ func (h *hosts) build(ctx context.Context) ([]nix.PathInfo, error) {
 	h.Console.Say("%s in the cache, %d to be built", console.Count(found, "closure"), len(derivations))
 	if len(derivations) == 0 {
 		return nil, nil
+	}
+	if err := h.Site.Cache.CheckWritable(ctx, derivations[0].Path); err != nil {
+		return nil, err
 	}
 	paths, err := h.realise(ctx, derivations...)
 	var failure *nixcmd.BuildError
@@ -450,12 +464,13 @@ func (s mixedSource) DumpNAR(ctx context.Context, path nix.StorePath, w io.Write
 // all others, and says so.
 func (h *hosts) move(ctx context.Context) {
 	var stay atomic.Int32
+	var dropped atomic.Bool
 	step := func(ctx context.Context, one *host) error {
 		system, err := h.systemOf(ctx, one)
 		if err != nil {
 			return err
 		}
-		outcome, changed, err := one.target.Move(ctx, h.Console, pointer.Proposal{
+		proposal := pointer.Proposal{
 			Path:    one.Path,
 			System:  system,
 			NarHash: one.closure.RootInfo().NarHash,
@@ -467,7 +482,11 @@ func (h *hosts) move(ctx context.Context) {
 				Sizes:      pointer.Sizes{Paths: len(one.closure.Paths), NarSize: one.closure.NarSize()},
 			},
 			SeenLongAgo: true,
-		}, one.closure)
+		}
+		if one.target.Name == h.Last {
+			proposal.IfGeneration = h.IfGeneration
+		}
+		outcome, changed, err := one.target.Move(ctx, h.Console, proposal, one.closure)
 		if err != nil {
 			return err
 		}
@@ -476,6 +495,9 @@ func (h *hosts) move(ctx context.Context) {
 			publish.SayOutcome(h.Console, one.target.Name, outcome)
 		} else {
 			stay.Add(1)
+		}
+		if publish.DropsMessage(h.Message, outcome) {
+			dropped.Store(true)
 		}
 		if changed != nil {
 			one.Changes = changed.Summary()
@@ -487,6 +509,9 @@ func (h *hosts) move(ctx context.Context) {
 	each(ctx, h.all[last:], 1, step)
 	if n := int(stay.Load()); n > 0 {
 		h.Console.Say("unchanged: %s", console.Count(n, "pointer"))
+	}
+	if dropped.Load() {
+		h.Console.Say(publish.MessageDropped)
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -32,7 +33,7 @@ func (c *Cache) takeLeases(ctx context.Context, roots []nix.StorePath) ([]string
 	group.SetLimit(maxUploads)
 	if len(roots) > 0 {
 		group.Go(func() error { // NARs will be next, so the store may as well find out now
-			blob.Prepare(ctx, c.store)
+			blob.Prepare(ctx, c.store) // that write tells of its errors
 			return nil
 		})
 	}
@@ -44,6 +45,17 @@ func (c *Cache) takeLeases(ctx context.Context, roots []nix.StorePath) ([]string
 	}
 	err := group.Wait()
 	return slices.DeleteFunc(keys, func(key string) bool { return key == "" }), err
+}
+
+// CheckWritable returns an error if a push of root would be refused, as far as that
+// can be told without one: it takes a lease, and gives it up. Whoever builds for hours
+// before a push asks first.
+func (c *Cache) CheckWritable(ctx context.Context, root nix.StorePath) error {
+	keys, err := c.takeLeases(ctx, []nix.StorePath{root})
+	if err == nil {
+		err = blob.Prepare(ctx, c.store) // takeLeases has done that: now it costs nothing
+	}
+	return errors.Join(err, c.dropLeases(ctx, keys))
 }
 
 // farewell is how long an interrupted push may take to give up its leases: less than

@@ -75,7 +75,7 @@ func (p *Preparation) CheckMove(root nix.StorePath) error {
 	if err := p.read(); err != nil {
 		return err
 	}
-	return p.targets[len(p.targets)-1].checkCondition(p.IfGeneration, root)
+	return p.targets[len(p.targets)-1].CheckCondition(p.IfGeneration, root)
 }
 
 // A Closure is one that is about to be published.
@@ -218,7 +218,7 @@ func (p *publisher) read(ctx context.Context) error {
 // told before anything is pushed.
 func (p *publisher) preview(ctx context.Context, closure *Closure) error {
 	if closure.Origin == nil {
-		return p.last().checkCondition(p.IfGeneration, closure.Root)
+		return p.last().CheckCondition(p.IfGeneration, closure.Root)
 	}
 	for _, t := range p.targets {
 		if err := t.Preview(ctx, p.proposal(t, closure, closure.rootNarHash(), pointer.Sizes{})); err != nil {
@@ -257,6 +257,9 @@ func (p *publisher) move(ctx context.Context, closure *Closure, pushed *cache.Pu
 			return nil, err
 		}
 		SayOutcome(p.Console, t.Name, outcome)
+		if DropsMessage(p.Message, outcome) {
+			p.Console.Say(MessageDropped)
+		}
 		if changed != nil && i == len(p.targets)-1 { // in a wave, they are much the same
 			p.Console.Text(changed.Text(p.Console.Live()))
 		}
