@@ -34,12 +34,21 @@ func newHistory(a *app) *cobra.Command {
 			rows := [][]string{{"GENERATION", "CREATED", "REVISION", "PATH", "MESSAGE"}}
 			for _, g := range history.Generations {
 				rows = append(rows, []string{
-					strconv.FormatUint(g.Number, 10), console.Time(g.Created), brief(g.Details.Revision), g.Path.String(), g.Details.Message,
+					strconv.FormatUint(g.Number, 10), console.Time(g.Created), brief(g.Details.Revision), g.Path.String(), subject(g.Details.Message),
 				})
 			}
 			return a.printTable(rows)
 		},
 	}
+}
+
+// subject is the first line of a message, as of a commit's.
+func subject(message string) string {
+	first, rest, _ := strings.Cut(message, "\n")
+	if strings.TrimSpace(rest) != "" {
+		first += " …"
+	}
+	return first
 }
 
 // brief is a commit as git abbreviates it, and whether it is all of it.

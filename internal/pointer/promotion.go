@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -86,8 +87,9 @@ func (p *Pointer) checkOrigin(history *History, proposal Proposal) error {
 	by := history.Generations[n]
 	err := &OvertakenError{
 		Origin: origin.Pointer, Generation: origin.Generation, Started: time.Unix(proposal.Details.Started, 0),
-		By: by.Number, Made: time.Unix(by.Created, 0), Why: by.Details.Message,
+		By: by.Number, Made: time.Unix(by.Created, 0),
 	}
+	err.Why, _, _ = strings.Cut(by.Details.Message, "\n")
 	if from, ok := p.promotedFrom(history, by); ok {
 		err.Why = fmt.Sprintf("promoted from generation %d of %s", from.Generation, from.Pointer)
 	}
