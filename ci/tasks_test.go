@@ -266,18 +266,44 @@ func TestMerge(t *testing.T) {
 
 	// Again, when it is in.
 	git(t, config, "pull", "--quiet", merged, "HEAD")
-	if out, err := k.run(t, "merge"); err != nil || !strings.Contains(out, "merged already") {
-		t.Errorf("merging again: %v", err)
+	out, err := k.run(t, "merge")
+	if err != nil {
+		t.Fatal(err)
+	}
+	contains(t, out, "nothing to merge")
+	if got, want := git(t, merged, "rev-parse", "HEAD"), git(t, config, "rev-parse", "HEAD"); got != want {
+		t.Errorf("merged %s again to %s", want, got)
 	}
 
-	// Somebody was quicker.
-	git(t, config, "reset", "--quiet", "--hard", "HEAD^1")
-	commit(t, config, "hosts.nix", "1", "Add a host")
-	out, err := k.run(t, "merge")
-	if err == nil {
-		t.Error("merged what nobody had tested")
+	// Somebody has done the same by hand.
+	git(t, config, "checkout", "--quiet", "--detach", "HEAD^1")
+	commit(t, config, "flake.lock", "2", "Update by hand")
+	if _, err := k.run(t, "merge"); err != nil {
+		t.Fatal(err)
 	}
-	contains(t, out, "Add a host", "hint: ")
+
+	// Whoever commits something else, before the update was merged or after it, or
+	// takes it back, has something that wasn't tested. The candidate isn't it.
+	refuses := func(what, commit string) {
+		t.Helper()
+		out, err := k.run(t, "merge")
+		if err == nil {
+			t.Errorf("%s: merged what nobody had tested", what)
+		}
+		contains(t, out, commit, "hint: ")
+		if _, err := os.Stat(filepath.Join(k.path("merged"), ".git")); err == nil && git(t, merged, "rev-parse", "HEAD") != git(t, config, "rev-parse", "HEAD") {
+			t.Errorf("%s: there is something to push", what)
+		}
+	}
+	git(t, config, "checkout", "--quiet", "--detach", "HEAD^1")
+	commit(t, config, "hosts.nix", "1", "Add a host")
+	refuses("before", "Add a host")
+	git(t, config, "checkout", "--quiet", "--detach", git(t, update, "rev-parse", "HEAD"))
+	commit(t, config, "hosts.nix", "1", "Add another host")
+	refuses("after", "Add another host")
+	git(t, config, "checkout", "--quiet", "--detach", git(t, update, "rev-parse", "HEAD"))
+	git(t, config, "revert", "--no-edit", "HEAD")
+	refuses("taken back", "Revert")
 }
 
 // A host, as far as ssh and Salt know: a store of its own at /nix, and a root of

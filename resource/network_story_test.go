@@ -25,12 +25,13 @@ import (
 func TestNetworkStories(t *testing.T) {
 	sample, nix, server := nixtest.Sample(t), nixtest.Current(t), s3test.Versitygw(t)
 	runStories(t, "testdata/network", func(t testing.TB, env *testscript.Env) error {
-		bucket, open := server.Bucket(t), server.Bucket(t)
+		bucket, open, readable := server.Bucket(t), server.Bucket(t), server.Bucket(t)
 		user := server.User(t, "nobody-in-"+bucket)
 		for name, value := range map[string]string{
 			"S3":          server.URL,
 			"BUCKET":      bucket,
 			"OPEN_BUCKET": open,
+			"READ_BUCKET": readable,
 			"OWNER":       server.AccessKeyID,
 			"OWNERS_KEY":  server.SecretAccessKey,
 			"NOBODY":      user.AccessKeyID,
@@ -38,8 +39,10 @@ func TestNetworkStories(t *testing.T) {
 		} {
 			env.Setenv(name, value)
 		}
-		server.SetPolicy(t, open, `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": "s3:*",
-			"Resource": ["arn:aws:s3:::`+open+`", "arn:aws:s3:::`+open+`/*"]}]}`)
+		for bucket, actions := range map[string]string{open: `"s3:*"`, readable: `["s3:GetObject", "s3:ListBucket"]`} {
+			server.SetPolicy(t, bucket, `{"Version": "2012-10-17", "Statement": [{"Effect": "Allow", "Principal": "*", "Action": `+actions+`,
+				"Resource": ["arn:aws:s3:::`+bucket+`", "arn:aws:s3:::`+bucket+`/*"]}]}`)
+		}
 		return errors.Join(setUpNix(t, env, nix, sample), setUpStory(t, env))
 	})
 }

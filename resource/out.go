@@ -1,10 +1,8 @@
 package resource
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"path/filepath"
 	"slices"
 	"strings"
 
@@ -103,6 +101,10 @@ func (p *put) one(ctx context.Context) (any, error) {
 // source last. If some fail, the put has failed, and putting again finishes it.
 func (p *put) hosts(ctx context.Context) (any, error) {
 	own := p.site.Config.Pointer
+	ifGeneration, err := p.inputs.ifGeneration(p.params.IfGeneration)
+	if err != nil {
+		return nil, err
+	}
 	installable, _, err := p.params.installable(p.inputs, own)
 	if err != nil {
 		return nil, err
@@ -117,8 +119,9 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 		Workers:     p.params.Workers,
 		Message:     p.params.Message,
 		Provenance:  p.provenance,
+
+		IfGeneration: ifGeneration,
 	}
-	r.Revision, r.AskRevision = p.revision()
 	if p.params.All {
 		r.Patterns = []string{"*"}
 	} else {
@@ -128,6 +131,10 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 		}
 	}
 	result, err := build.Hosts(ctx, r)
+	var substituters string
+	if result != nil {
+		substituters = publish.SubstitutersFor(p.step.Console, p.site, result.Closures...)
+	}
 	if err != nil {
 		if result != nil {
 			err = hint.With(err, "the others are done; put again once these are mended")
@@ -148,21 +155,20 @@ func (p *put) hosts(ctx context.Context) (any, error) {
 	metadata.Add("sent", publish.Sent(result.Pushed))
 	paths, size := result.Union()
 	metadata.Add("already there", console.Amount(paths-result.Pushed.SentPaths, size-result.Pushed.SentNarSize))
-	metadata.Add("substituters", publish.SubstitutersFor(p.step.Console, p.site, result.Closures...))
+	metadata.Add("substituters", substituters)
 	return Answer{versionOf(newest), metadata}, nil
 }
 
 // candidate is what the params say that is to be published.
 func (p *put) candidate() (publish.Candidate, error) {
 	params := &p.params
-	revision, ask := p.revision()
 	if params.Promote != "" {
 		c, err := p.inputs.promotion(params.Promote)
 		return about{"params.promote: " + params.Promote, c}, prefixed("params.promote", err)
 	}
 	if params.builds() {
 		installable, host, err := params.installable(p.inputs, p.site.Config.Pointer)
-		return build.Expression{Installable: installable, Host: host, When: params.Build, Revision: revision, AskRevision: ask, Nix: p.nix}, err
+		return build.Expression{Installable: installable, Host: host, When: params.Build, Nix: p.nix}, err
 	}
 	root := params.Path
 	if params.PathFrom != "" {
@@ -173,19 +179,9 @@ func (p *put) candidate() (publish.Candidate, error) {
 	}
 	if params.Closure != "" {
 		file, err := p.inputs.path(params.Closure)
-		return about{"params.closure: " + params.Closure, publish.Import{File: file, Root: root, Revision: revision}}, prefixed("params.closure", err)
+		return about{"params.closure: " + params.Closure, publish.Import{File: file, Root: root}}, prefixed("params.closure", err)
 	}
-	return build.StorePath{Path: root, Revision: revision, Nix: p.nix}, nil
-}
-
-// revision is the git commit of what is published, or whether Nix has to be asked
-// for it.
-func (p *put) revision() (commit string, ask bool) {
-	if p.params.Flake.URL != "" {
-		return "", true
-	}
-	from := cmp.Or(p.params.File, p.params.Flake.Dir, p.params.Closure, filepath.Dir(p.params.PathFrom))
-	return build.RevisionOf(p.inputs.dir, from), false
+	return build.StorePath{Path: root, Nix: p.nix}, nil
 }
 
 // A candidate whose errors are about a param.

@@ -108,7 +108,8 @@ func runStories(t *testing.T, dir string, setUp func(testing.TB, *testscript.Env
 }
 
 // setUpNix gives a script a Nix with an empty store, a copy of the sample as its
-// sources, whose input config is a checkout, and a build of Concourse to name.
+// sources, whose input config is a checkout of $REVISION, and a build of Concourse
+// to name.
 func setUpNix(t testing.TB, env *testscript.Env, nix *nixtest.Nix, sample string) error {
 	for _, variable := range nix.NewStore(t).Env() {
 		name, value, _ := strings.Cut(variable, "=")
@@ -121,11 +122,15 @@ func setUpNix(t testing.TB, env *testscript.Env, nix *nixtest.Nix, sample string
 	}
 	env.Setenv("BUILD_URL", "https://ci.example.org/builds/1234")
 	sources := filepath.Join(env.WorkDir, "sources")
-	return errors.Join(
-		os.CopyFS(sources, os.DirFS(sample)),
-		os.Mkdir(filepath.Join(sources, "config", ".git"), 0o755),
-		os.WriteFile(filepath.Join(sources, "config", ".git", "HEAD"), []byte("0123456789012345678901234567890123456789\n"), 0o644),
-	)
+	if err := os.CopyFS(sources, os.DirFS(sample)); err != nil {
+		return err
+	}
+	config := filepath.Join(sources, "config")
+	for _, args := range [][]string{{"init", "--quiet"}, {"add", "."}, {"commit", "--quiet", "--message", "x"}} {
+		nixtest.Git(t, config, args...)
+	}
+	env.Setenv("REVISION", nixtest.Git(t, config, "rev-parse", "HEAD"))
+	return nil
 }
 
 // setUpStory gives a script two keys and two store paths, and replaces
@@ -172,7 +177,7 @@ func expandAll(dir string, getenv func(string) string) error {
 // cmdMoves gives a pointer of $WORK/cache a generation for each path, as
 // another put would, signed by a key or by none:
 //
-//	moves [-expired|-replaced] POINTER OURS|STRANGER|NOBODY PATH…
+//	moves [-expired|-old|-future|-replaced] POINTER OURS|STRANGER|NOBODY PATH…
 func cmdMoves(ts *testscript.TestScript, neg bool, args []string) {
 	config := pointer.Config{RequireSigs: false} // it doesn't mind what is there
 	option := ""
@@ -181,6 +186,11 @@ func cmdMoves(ts *testscript.TestScript, neg bool, args []string) {
 	}
 	if option == "-expired" {
 		config.ExpiresAfter = time.Hour
+	}
+	if option == "-future" {
+		config.Now = func() time.Time { return time.Date(2125, 6, 1, 12, 0, 0, 0, time.UTC) }
+	}
+	if option == "-expired" || option == "-old" {
 		config.Now = func() time.Time { return time.Date(2025, 6, 1, 12, 0, 0, 0, time.UTC) }
 	}
 	config.Name = pointer.Name(args[0])

@@ -62,6 +62,15 @@ func (e *Engine) Play(ctx context.Context) error {
 	}
 }
 
+// Trigger runs a job because somebody has started it by hand, with whatever is the
+// newest by then.
+func (e *Engine) Trigger(ctx context.Context, name string) error {
+	if err := e.check(ctx); err != nil {
+		return err
+	}
+	return e.Build(ctx, name)
+}
+
 // check looks for new versions of what any job gets from outside.
 func (e *Engine) check(ctx context.Context) error {
 	if e.versions == nil {

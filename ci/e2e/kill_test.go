@@ -3,8 +3,11 @@ package e2e_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"runtime"
 	"strconv"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -102,4 +105,43 @@ func look(cache place, pattern string) string {
 		panic(err)
 	}
 	return fmt.Sprint(objects)
+}
+
+// SIGTERM, as Concourse sends it where somebody aborts a build: the put ends, with a
+// valid cache and without a lease, and putting again finishes it.
+func TestInterruptedPut(t *testing.T) {
+	t.Parallel()
+	place, requests := counted(t)
+	r := newRig(t, nixtest.Current(t), place)
+	w := newWitness(r)
+	for _, at := range []string{"PUT nar/", "PUT [^/]*.narinfo", "PUT closures/", "PUT pointers/web-1.json"} {
+		path := r.nextSystem(t, false)
+		cmd := r.out(path)
+		var log strings.Builder
+		cmd.Stderr = &log
+		requests.mu.Lock()
+		requests.before = func(request string) {
+			if cmd.Process != nil && regexp.MustCompile("^"+at).MatchString(request) {
+				cmd.Process.Signal(syscall.SIGTERM)
+			}
+		}
+		requests.mu.Unlock()
+		err := cmd.Run()
+		requests.mu.Lock()
+		requests.before = nil
+		requests.mu.Unlock()
+		if err != nil && !strings.HasSuffix(log.String(), "error: interrupted\n") {
+			t.Errorf("at %s: %v\n%s", at, err, &log)
+		}
+		if leases, err := place.list("leases/"); err != nil || len(leases) > 0 {
+			t.Errorf("at %s: leases left behind: %v %v\n%s", at, leases, err, &log)
+		}
+		got := must[put](t)(answer[put](r.out(path)))
+		if err := w.look(); err != nil {
+			t.Errorf("at %s, and put again: %v", at, err)
+		}
+		if got.Version.Path != path.String() {
+			t.Errorf("at %s, and put again: got %+v, want %s", at, got.Version, path)
+		}
+	}
 }

@@ -67,8 +67,8 @@ func TestBuildLogs(t *testing.T) {
 			if err == nil {
 				t.Fatal("a failing build was put")
 			}
-			_, after, _ := strings.Cut(said, "nix log /nix/store/")
-			derivation, _, _ := strings.Cut(after, " ")
+			_, after, _ := strings.Cut(said, "error: /nix/store/")
+			derivation, _, _ := strings.Cut(after, " can't be built")
 			shows("/nix/store/"+derivation, "it went wrong in "+n.Version)
 
 			// Of no consequence.

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/ci/concourse"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
@@ -21,9 +22,6 @@ import (
 // leaves main and the host alone, and says why; what nobody has tested together
 // isn't merged.
 func TestAutoUpdate(t *testing.T) {
-	if out, err := exec.Command(concourse.Unshare()[0], append(concourse.Unshare()[1:], "true")...).CombinedOutput(); err != nil {
-		t.Skipf("this machine gives us no namespaces to run tasks in: %v\n%s", err, out)
-	}
 	n := newNights(t)
 
 	said := n.night()
@@ -74,7 +72,7 @@ func TestAutoUpdate(t *testing.T) {
 	n.upstream("Update nginx again", "s/nginx-1.29.1/nginx-1.29.2/")
 	n.whileTesting = func() { n.commit("config", "README", "How we run our hosts.\n", "Explain") }
 	said = n.night()
-	if n.red() != "merge" || !strings.Contains(said, "not tested together") || n.host() != second {
+	if n.red() != "merge" || !strings.Contains(said, "was not tested with") || n.host() != second {
 		t.Errorf("%q is red, and the host is to run %s:\n%s", n.red(), n.host(), said)
 	}
 	if got := n.git("config", "log", "--max-count=1", "--format=%s", "main"); got != "Explain" {
@@ -93,17 +91,143 @@ func TestAutoUpdate(t *testing.T) {
 	}
 }
 
+// auto-update.yml beside gated.yml, as its head recommends: whatever people do
+// while nights go on, and whoever starts a job again, the host never goes back to
+// what was tested before, and a night that has nothing to do is green.
+func TestAutoUpdateBesideGated(t *testing.T) {
+	n := newNights(t)
+	nightly := n.engine
+	gated := n.pipeline("ci/examples/gated.yml")
+	night := func() string { n.engine = nightly; return n.night() }
+	ship := func() {
+		t.Helper()
+		n.engine = gated
+		before := len(gated.Builds)
+		n.must(n.play(t.Context()))
+		for _, b := range gated.Builds[before:] {
+			if !b.Succeeded {
+				t.Fatalf("%s of gated.yml is red:\n%s", b.Job, n.said)
+			}
+		}
+	}
+	// again starts the job of the nightly pipeline that merges and promotes again,
+	// and returns what it said. The host must stay where it is.
+	again := func(what string) string {
+		t.Helper()
+		host, main := n.host(), n.main()
+		n.engine = nightly
+		n.began, n.saidBefore = len(nightly.Builds), n.said.Len()
+		n.must(nightly.Trigger(t.Context(), "merge"))
+		if n.red() != "merge" {
+			t.Errorf("%s, and merge is started again: %q is red:\n%s", what, n.red(), n.saidSince())
+		}
+		if n.host() != host || n.main() != main {
+			t.Fatalf("%s, and merge is started again: the host is to run %s, and was to run %s", what, n.host(), host)
+		}
+		return n.saidSince()
+	}
+	says := func(said string, want ...string) {
+		t.Helper()
+		for _, w := range want {
+			if !strings.Contains(said, w) {
+				t.Errorf("nobody says %q:\n%s", w, said)
+			}
+		}
+	}
+
+	// A night's update is merged, and gated.yml finds it done.
+	n.upstream("Update nginx", "s/nginx-1.28.0/nginx-1.29.1/")
+	n.relock("Begin with nginx 1.29.1")
+	if said := night(); n.red() != "" {
+		t.Fatalf("the first night is red:\n%s", said)
+	}
+	ship()
+	first := n.host()
+	if first != n.candidate() || first != n.pointer("web-1-candidate") {
+		t.Errorf("the host is to run %s, and the candidates are %s and %s", first, n.candidate(), n.pointer("web-1-candidate"))
+	}
+
+	// Somebody is newer by day. Last night's update is part of main, and no news.
+	n.upstream("Update nginx", "s/nginx-1.29.1/nginx-1.30.0/")
+	n.relock("Take the newest nginx at once")
+	ship()
+	if n.host() == first || n.host() != n.pointer("web-1-candidate") {
+		t.Fatalf("the host is to run %s, and what was shipped is %s", n.host(), n.pointer("web-1-candidate"))
+	}
+	says(again("somebody was newer by day"), "Take the newest nginx at once", "hint: nothing was merged")
+
+	// Nor does it depend on the task: one that sees nothing wrong leaves it to the put.
+	n.careless = true
+	says(again("the task sees nothing wrong"), "web-1 in file:///srv/cache stays where it is: generation 2 (promoted from generation 2 of web-1-candidate) was made at")
+	n.careless = false
+
+	// A night without news, when somebody is newer while it is tested.
+	n.whileTesting = func() {
+		n.nextSecond()
+		n.upstream("Update nginx", "s/nginx-1.30.0/nginx-1.30.1/")
+		n.relock("Take the newest nginx by night")
+		ship()
+		n.engine = nightly
+	}
+	said := night()
+	if n.red() != "merge" || n.host() != n.pointer("web-1-candidate") || n.host() == n.candidate() {
+		t.Errorf("%q is red, the host is to run %s, and the night has tested %s:\n%s", n.red(), n.host(), n.candidate(), said)
+	}
+	says(said, "Take the newest nginx by night")
+	n.careless = true
+	says(again("a night without news was overtaken, and the task sees nothing wrong"), "stays where it is: generation 3 (promoted from generation 3 of web-1-candidate) was made at")
+	n.careless = false
+
+	// Nights without news are green: the first one tests what main is, and moves
+	// nothing; the others have nothing to do.
+	host := n.host()
+	for i, want := range []string{"update build test merge", "update", "update"} {
+		said := night()
+		var jobs []string
+		for _, b := range nightly.Builds[n.began:] {
+			jobs = append(jobs, b.Job)
+		}
+		if got := strings.Join(jobs, " "); got != want || n.red() != "" || n.host() != host {
+			t.Errorf("night %d without news: %s were built, want %s; %q is red, and the host is to run %s:\n%s", i+1, got, want, n.red(), n.host(), said)
+		}
+	}
+
+	// Somebody goes back. What was tested before doesn't undo that, whoever starts it
+	// again, nor does a night without news; the next update does.
+	n.nextSecond()
+	n.must(n.goBack(t.Context()))
+	back := n.host()
+	if back == host {
+		t.Fatal("it hasn't gone back")
+	}
+	says(again("somebody went back"), `(back to generation 2: slow for users of old browsers) was made at`)
+	if night(); n.red() != "" || n.host() != back {
+		t.Errorf("a night without news after a rollback: %q is red, and the host is to run %s", n.red(), n.host())
+	}
+	n.nextSecond()
+	n.upstream("Update nginx", "s/nginx-1.30.1/nginx-1.30.2/")
+	if said := night(); n.red() != "" || n.host() != n.candidate() || n.host() == back {
+		t.Errorf("%q is red, and the host is to run %s:\n%s", n.red(), n.host(), said)
+	}
+}
+
 // Nights are those of a config whose flake has one input, nixpkgs, which is the
 // sample.
 type nights struct {
 	*rehearsal
 	t            *testing.T
 	said         *bytes.Buffer
+	saidBefore   int // bytes, when the night began
 	count        int
+	began        int // the number of builds by then
 	whileTesting func()
+	careless     bool // the task that merges doesn't look
 }
 
 func newNights(t *testing.T) *nights {
+	if out, err := exec.Command(concourse.Unshare()[0], append(concourse.Unshare()[1:], "true")...).CombinedOutput(); err != nil {
+		t.Skipf("this machine gives us no namespaces to run tasks in: %v\n%s", err, out)
+	}
 	store := nixtest.Current(t).NewStore(t)
 	for _, v := range store.Env() {
 		if path, ok := strings.CutPrefix(v, "PATH="); ok {
@@ -133,18 +257,41 @@ func newNights(t *testing.T) *nights {
 }
 `, "Begin")
 	n.git("config", "config", "receive.denyCurrentBranch", "updateInstead")
-	lock := exec.Command("nix", "--extra-experimental-features", "nix-command flakes", "flake", "lock", n.path("config"))
-	lock.Env = n.nix(t.TempDir())
+	n.relock("Lock")
+	n.engine = n.pipeline("ci/examples/auto-update.yml")
+	return n
+}
+
+// pipeline is a pipeline of the same repositories and the same cache.
+func (n *nights) pipeline(file string) *concourse.Engine {
+	n.t.Helper()
+	before := n.engine
+	n.must(n.set(file))
+	engine := n.engine
+	n.engine = before
+	engine.Types["time"] = clock{n}
+	engine.Types["registry-image"] = machine{}
+	engine.RunTask = n.task
+	engine.Dir = n.path("containers of " + filepath.Base(file))
+	return engine
+}
+
+// relock is what somebody does who takes the newest inputs by hand.
+func (n *nights) relock(message string) {
+	n.t.Helper()
+	lock := exec.Command("nix", "--extra-experimental-features", "nix-command flakes", "flake", "update", "--flake", n.path("config"))
+	lock.Env = n.nix(n.t.TempDir())
 	if out, err := lock.CombinedOutput(); err != nil {
-		t.Fatalf("locking: %v\n%s", err, out)
+		n.t.Fatalf("locking: %v\n%s", err, out)
 	}
 	n.git("config", "add", ".")
-	n.git("config", "commit", "--quiet", "--message", "Lock")
-	n.must(n.set("ci/examples/auto-update.yml"))
-	n.engine.Types["time"] = clock{n}
-	n.engine.Types["registry-image"] = machine{}
-	n.engine.RunTask = n.task
-	return n
+	n.git("config", "commit", "--quiet", "--message", message)
+}
+
+// nextSecond waits until what happens next happens in a later second than what
+// has happened: that is how exactly generations tell when they were made.
+func (n *nights) nextSecond() {
+	time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second)))
 }
 
 func (n *nights) must(err error) {
@@ -159,15 +306,17 @@ func (n *nights) must(err error) {
 func (n *nights) night() string {
 	n.t.Helper()
 	n.count++
-	n.engine.Builds = nil
-	n.said.Reset()
+	n.began, n.saidBefore = len(n.engine.Builds), n.said.Len()
 	n.must(n.play(n.t.Context()))
-	return n.said.String()
+	return n.saidSince()
 }
+
+// saidSince is what was said since the night began.
+func (n *nights) saidSince() string { return n.said.String()[n.saidBefore:] }
 
 // red is the job that was red this night.
 func (n *nights) red() string {
-	for _, b := range n.engine.Builds {
+	for _, b := range n.engine.Builds[n.began:] {
 		if !b.Succeeded {
 			return b.Job
 		}
@@ -216,11 +365,14 @@ func (n *nights) upstream(message, edit string) {
 // task runs those tasks whose image is ours on this machine, with an empty store.
 func (n *nights) task(ctx context.Context, task *concourse.Task, params map[string]any, image, dir string) error {
 	if _, err := os.Stat(filepath.Join(image, "machine")); err != nil {
-		if n.whileTesting != nil {
-			n.whileTesting()
+		if meanwhile := n.whileTesting; meanwhile != nil {
 			n.whileTesting = nil
+			meanwhile()
 		}
 		return n.runTask(ctx, task, params, image, dir)
+	}
+	if n.careless && filepath.Base(task.Run.Path) == "merge.sh" {
+		return n.run(ctx, dir, "git", "clone", "--quiet", "config", "merged")
 	}
 	cmd := exec.CommandContext(ctx, filepath.Join(dir, task.Run.Path), task.Run.Args...)
 	cmd.Dir = dir

@@ -157,12 +157,13 @@ var (
 )
 
 // Prepare lets a store find out now what it has to know before its first
-// conditional write, so that nobody has to wait for it then. What goes wrong,
-// that write will tell.
-func Prepare(ctx context.Context, s Store) {
-	if p, ok := s.(interface{ prepare(context.Context) }); ok {
-		p.prepare(ctx)
+// conditional write, so that nobody has to wait for it then. It returns the error
+// that this write would end with, as far as that is known by then.
+func Prepare(ctx context.Context, s Store) error {
+	if p, ok := s.(interface{ prepare(context.Context) error }); ok {
+		return p.prepare(ctx)
 	}
+	return nil
 }
 
 // A TooLargeError says that an object is larger than its reader permits.

@@ -63,10 +63,11 @@ func (s *S3) requireConditions(ctx context.Context) error {
 }
 
 // prepare implements the optional method that Prepare calls.
-func (s *S3) prepare(ctx context.Context) {
-	if !s.singleWriter() {
-		s.requireConditions(ctx)
+func (s *S3) prepare(ctx context.Context) error {
+	if s.singleWriter() {
+		return nil
 	}
+	return s.requireConditions(ctx)
 }
 
 func (s *S3) conditionsHonoured(ctx context.Context) (bool, error) {

@@ -10,6 +10,7 @@
 package build
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -127,31 +128,34 @@ func systemOf(d nixcmd.Derivation) string {
 	if publish.IsSystem(d.System) {
 		return d.System
 	}
-	return publish.OwnSystem()
+	return publish.UnknownSystem
+}
+
+// readSystem returns the system that a closure runs on: what its root says or,
+// failing that, what the derivation that made it says.
+func readSystem(ctx context.Context, source cache.Source, root nix.StorePath, infos []nix.PathInfo, d nixcmd.Derivation) (string, error) {
+	system, err := publish.ReadSystem(ctx, source, root, infos)
+	return cmp.Or(system, systemOf(d)), err
 }
 
 // A StorePath is a candidate: a path in the local store or, if it isn't there, in
 // the cache.
 type StorePath struct {
-	Path     nix.StorePath
-	Revision string // of the sources that it was built from; "" if that isn't known
-	Nix      Nix
+	Path nix.StorePath
+	Nix  Nix
 }
 
 // Prepare implements publish.Candidate.
 func (c StorePath) Prepare(ctx context.Context, p *publish.Preparation) (*publish.Closure, error) {
 	closure, localErr := c.local(ctx, p)
 	if localErr == nil {
-		closure.Revision = c.Revision
 		return closure, nil
 	}
 	found, err := p.Site.Cache.Closure(ctx, c.Path)
 	if err != nil {
 		return nil, errors.Join(localErr, err)
 	}
-	closure = publish.InCache(p.Site.Cache, found)
-	closure.Revision = c.Revision
-	return closure, nil
+	return publish.InCache(p.Site.Cache, found), nil
 }
 
 func (c StorePath) local(ctx context.Context, p *publish.Preparation) (*publish.Closure, error) {
@@ -172,8 +176,6 @@ type Expression struct {
 	Installable nixcmd.Installable
 	Host        string // whose system the attribute is; "" if another attribute was named
 	When        When
-	Revision    string // of the sources that are evaluated; "" if that isn't known, or for Nix to tell
-	AskRevision bool   // of a flake that Nix finds: ask Nix which revision that is
 	Nix         Nix
 }
 
@@ -192,25 +194,37 @@ func (c Expression) Prepare(ctx context.Context, p *publish.Preparation) (_ *pub
 		}
 	}()
 	p.Console.Say("evaluating %s", c.Installable)
-	derivation, err := b.local.Evaluate(ctx, c.Installable)
+	var derivation nixcmd.Derivation
+	revision, err := b.revisionDuring(ctx, c.Installable, func() (err error) {
+		derivation, err = b.local.Evaluate(ctx, c.Installable)
+		return err
+	})
 	if err != nil {
 		return nil, c.adviseHost(ctx, b.local, err)
 	}
 	if err := p.CheckMove(derivation.OutPath); err != nil {
 		return nil, err
 	}
-	revision := c.Revision
-	if c.AskRevision {
-		if revision, err = b.local.Revision(ctx, c.Installable); err != nil {
-			return nil, err
-		}
-	}
 	closure, err := b.findOrBuild(ctx, derivation)
 	if err != nil {
 		return nil, err
 	}
-	closure.Revision, closure.Close = revision, b.Close
+	closure.Revision, closure.Slow, closure.Close = revision, true, b.Close
 	return closure, nil
+}
+
+// revisionDuring evaluates i, and returns the git commit that its sources were at;
+// "" if there is none, it can't be told, or it was another one before than after.
+func (b *builder) revisionDuring(ctx context.Context, i nixcmd.Installable, evaluate func() error) (string, error) {
+	before := b.local.Revision(ctx, i)
+	if err := evaluate(); err != nil || before == "" {
+		return "", err
+	}
+	if after := b.local.Revision(ctx, i); after != before {
+		b.console.Warn("the sources were at %s, and when they had been evaluated at %s: no revision is recorded", before, cmp.Or(after, "none"))
+		return "", nil
+	}
+	return before, nil
 }
 
 // adviseHost adds to the error of evaluating a host of a flake which hosts there
@@ -245,6 +259,9 @@ func (b *builder) findOrBuild(ctx context.Context, d nixcmd.Derivation) (*publis
 		return nil, hint.With(fmt.Errorf("%s is not in %s, whole, and may not be built", d.OutPath, b.site.Cache),
 			"put it where it is built first, or leave out %s", hint.Term("build: never"))
 	}
+	if err := b.site.Cache.CheckWritable(ctx, d.Path); err != nil {
+		return nil, err
+	}
 	paths, err := b.realise(ctx, d)
 	if err != nil {
 		return nil, err
@@ -254,7 +271,8 @@ func (b *builder) findOrBuild(ctx context.Context, d nixcmd.Derivation) (*publis
 		return nil, err
 	}
 	closure.Built = true
-	return closure, nil
+	closure.System, err = readSystem(ctx, closure.Source, closure.Root, closure.Infos, d)
+	return closure, err
 }
 
 // find returns the closure of what a derivation makes, as far as that can be

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -37,13 +38,12 @@ type HostsRequest struct {
 	PointerOf   func(host string) string // the pointer of a host
 	Last        pointer.Name             // of the pointers, if one is to move after all others; "" if none is
 
-	Move        bool // the pointers
-	When        When
-	Workers     int // that evaluate, side by side; 0: as many as the machine can do
-	Message     string
-	Revision    string // as of an Expression
-	AskRevision bool
-	Provenance  pointer.Provenance
+	Move         bool // the pointers
+	When         When
+	Workers      int // that evaluate, side by side; 0: as many as the machine can do
+	Message      string
+	Provenance   pointer.Provenance
+	IfGeneration *uint64 // of Last: its newest generation's number, 0 for none; nil: whatever it is
 }
 
 // A Host is something that follows a pointer, and the attribute that makes it.
@@ -93,6 +93,7 @@ func (r *HostsResult) Union() (paths int, size int64) {
 type hosts struct {
 	*HostsRequest
 	*builder
+	started  int64
 	revision string
 	all      []*host
 }
@@ -112,17 +113,13 @@ type host struct {
 // fail don't keep the others from moving. If there are some, the error names them,
 // and the result is there all the same.
 func Hosts(ctx context.Context, r HostsRequest) (_ *HostsResult, err error) {
+	started := time.Now().Unix()
 	b, err := open(ctx, r.Site, r.Console, r.Nix, r.When, nix.StorePath{})
 	if err != nil {
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, b.Close()) }()
-	h := &hosts{HostsRequest: &r, builder: b, revision: r.Revision}
-	if r.AskRevision {
-		if h.revision, err = b.local.Revision(ctx, r.Installable); err != nil {
-			return nil, err
-		}
-	}
+	h := &hosts{HostsRequest: &r, builder: b, started: started}
 	if err := h.choose(ctx); err != nil {
 		return nil, err
 	}
@@ -271,10 +268,15 @@ func (h *hosts) read(ctx context.Context) {
 // left behind.
 func (h *hosts) publish(ctx context.Context) (*cache.Pushed, error) {
 	h.read(ctx)
-	h.evaluate(ctx)
-	if err := ctx.Err(); err != nil {
+	var err error
+	h.revision, err = h.revisionDuring(ctx, h.Installable, func() error {
+		h.evaluate(ctx)
+		return ctx.Err()
+	})
+	if err != nil {
 		return nil, err
 	}
+	h.checkCondition()
 	if err := h.find(ctx); err != nil {
 		return nil, err
 	}
@@ -303,6 +305,15 @@ func (h *hosts) evaluate(ctx context.Context) {
 	each(ctx, h.all[:1], 1, step)
 	each(ctx, h.all[1:], workers, step)
 	c.Overwrite("")
+}
+
+// checkCondition leaves the host behind whose pointer must not move.
+func (h *hosts) checkCondition() {
+	for _, one := range h.remaining() {
+		if one.target.Name == h.Last {
+			one.Err = one.target.CheckCondition(h.IfGeneration, one.Path)
+		}
+	}
 }
 
 // find finds out which of the closures the cache has: those that the pointers
@@ -358,6 +369,9 @@ func (h *hosts) build(ctx context.Context) ([]nix.PathInfo, error) {
 	if len(derivations) == 0 {
 		return nil, nil
 	}
+	if err := h.Site.Cache.CheckWritable(ctx, derivations[0].Path); err != nil {
+		return nil, err
+	}
 	paths, err := h.realise(ctx, derivations...)
 	var failure *nixcmd.BuildError
 	if err != nil && !errors.As(err, &failure) {
@@ -388,11 +402,13 @@ func (h *hosts) build(ctx context.Context) ([]nix.PathInfo, error) {
 // in the local store.
 func (h *hosts) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, error) {
 	var roots []nix.StorePath
-	var found cache.Closure // the union of those in the cache
+	var whole []*cache.Closure // those that the cache has
+	var found cache.Closure    // the union of them
 	var req cache.PushRequest
 	union := map[nix.StorePath]nix.PathInfo{}
 	for _, one := range h.remaining() {
 		if one.found != nil {
+			whole = append(whole, one.found)
 			for _, ni := range one.found.Paths {
 				if _, ok := union[ni.Path]; !ok {
 					union[ni.Path] = ni.PathInfo
@@ -415,7 +431,7 @@ func (h *hosts) push(ctx context.Context, infos []nix.PathInfo) (*cache.Pushed, 
 	req.Source = mixedSource{h.local, h.Site.Cache.Source(&found), built}
 	roots = nix.SortPaths(roots)
 	req.Root, req.Also, req.Infos = roots[0], roots[1:], slices.Collect(maps.Values(union))
-	pushed, err := publish.Push(ctx, h.Console, h.Site, req)
+	pushed, err := publish.Push(ctx, h.Console, h.Site, req, whole...)
 	if err != nil {
 		return nil, err
 	}
@@ -448,12 +464,13 @@ func (s mixedSource) DumpNAR(ctx context.Context, path nix.StorePath, w io.Write
 // all others, and says so.
 func (h *hosts) move(ctx context.Context) {
 	var stay atomic.Int32
+	var dropped atomic.Bool
 	step := func(ctx context.Context, one *host) error {
 		system, err := h.systemOf(ctx, one)
 		if err != nil {
 			return err
 		}
-		outcome, changed, err := one.target.Move(ctx, h.Console, pointer.Proposal{
+		proposal := pointer.Proposal{
 			Path:    one.Path,
 			System:  system,
 			NarHash: one.closure.RootInfo().NarHash,
@@ -461,9 +478,15 @@ func (h *hosts) move(ctx context.Context) {
 				Provenance: h.Provenance,
 				Revision:   h.revision,
 				Message:    h.Message,
+				Started:    h.started,
 				Sizes:      pointer.Sizes{Paths: len(one.closure.Paths), NarSize: one.closure.NarSize()},
 			},
-		}, one.closure)
+			SeenLongAgo: true,
+		}
+		if one.target.Name == h.Last {
+			proposal.IfGeneration = h.IfGeneration
+		}
+		outcome, changed, err := one.target.Move(ctx, h.Console, proposal, one.closure)
 		if err != nil {
 			return err
 		}
@@ -472,6 +495,9 @@ func (h *hosts) move(ctx context.Context) {
 			publish.SayOutcome(h.Console, one.target.Name, outcome)
 		} else {
 			stay.Add(1)
+		}
+		if publish.DropsMessage(h.Message, outcome) {
+			dropped.Store(true)
 		}
 		if changed != nil {
 			one.Changes = changed.Summary()
@@ -484,6 +510,9 @@ func (h *hosts) move(ctx context.Context) {
 	if n := int(stay.Load()); n > 0 {
 		h.Console.Say("unchanged: %s", console.Count(n, "pointer"))
 	}
+	if dropped.Load() {
+		h.Console.Say(publish.MessageDropped)
+	}
 }
 
 // systemOf is what a host's closure runs on.
@@ -495,7 +524,7 @@ func (h *hosts) systemOf(ctx context.Context, one *host) (string, error) {
 	case one.found != nil:
 		return systemOf(one.derivation), nil
 	}
-	return publish.ReadSystem(ctx, h.local, one.Path, []nix.PathInfo{one.closure.RootInfo().PathInfo})
+	return readSystem(ctx, h.local, one.Path, []nix.PathInfo{one.closure.RootInfo().PathInfo}, one.derivation)
 }
 
 // reportFailures tells of the hosts that are left behind why, those together that have

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -17,22 +18,22 @@ import (
 )
 
 // A lease tells a garbage collector that a push is in flight, which may rely on
-// whatever the cache had when it began. One that was left behind by a writer
-// that got killed is told by its age.
+// whatever the cache had when it began. A push that fails or is interrupted gives it
+// up. One that was left behind by a writer that got killed is told by its age.
 type lease struct {
 	Root    nix.StorePath `json:"root"`
 	Created int64         `json:"created"` // unix seconds
 }
 
 // takeLeases writes a lease for each root and returns the keys of those that it
-// has written, also if there is an error.
+// has or may have written, also if there is an error.
 func (c *Cache) takeLeases(ctx context.Context, roots []nix.StorePath) ([]string, error) {
 	keys := make([]string, len(roots))
 	group, ctx := errgroup.WithContext(ctx)
 	group.SetLimit(maxUploads)
 	if len(roots) > 0 {
 		group.Go(func() error { // NARs will be next, so the store may as well find out now
-			blob.Prepare(ctx, c.store)
+			blob.Prepare(ctx, c.store) // that write tells of its errors
 			return nil
 		})
 	}
@@ -46,8 +47,34 @@ func (c *Cache) takeLeases(ctx context.Context, roots []nix.StorePath) ([]string
 	return slices.DeleteFunc(keys, func(key string) bool { return key == "" }), err
 }
 
-// dropLeases deletes leases.
+// CheckWritable returns an error if a push of root would be refused, as far as that
+// can be told without one: it takes a lease, and gives it up. Whoever builds for hours
+// before a push asks first.
+func (c *Cache) CheckWritable(ctx context.Context, root nix.StorePath) error {
+	keys, err := c.takeLeases(ctx, []nix.StorePath{root})
+	if err == nil {
+		err = blob.Prepare(ctx, c.store) // takeLeases has done that: now it costs nothing
+	}
+	return errors.Join(err, c.dropLeases(ctx, keys))
+}
+
+// farewell is how long an interrupted push may take to give up its leases: less than
+// Concourse waits between SIGTERM and SIGKILL.
+const farewell = 5 * time.Second
+
+// dropLeases deletes leases, also if ctx is done.
 func (c *Cache) dropLeases(ctx context.Context, keys []string) error {
+	err := c.deleteAll(ctx, keys)
+	if ctx.Err() != nil {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), farewell)
+		defer cancel()
+		return c.deleteAll(ctx, keys)
+	}
+	return err
+}
+
+// deleteAll deletes objects, side by side.
+func (c *Cache) deleteAll(ctx context.Context, keys []string) error {
 	var group errgroup.Group
 	group.SetLimit(maxUploads)
 	for _, key := range keys {
@@ -56,7 +83,8 @@ func (c *Cache) dropLeases(ctx context.Context, keys []string) error {
 	return group.Wait()
 }
 
-// takeLease writes a lease for root and returns its key.
+// takeLease writes a lease for root and returns its key; also of one that it can't
+// tell whether it is written, because ctx is done.
 func (c *Cache) takeLease(ctx context.Context, root nix.StorePath) (string, error) {
 	text, err := json.Marshal(lease{root, time.Now().Unix()})
 	if err != nil {
@@ -67,10 +95,13 @@ func (c *Cache) takeLease(ctx context.Context, root nix.StorePath) (string, erro
 		ContentType:  "application/json",
 		CacheControl: volatile,
 	})
-	if err != nil {
-		return "", fmt.Errorf("announcing the push of %s: %w", root, err)
+	if err != nil && ctx.Err() == nil {
+		key = ""
 	}
-	return key, nil
+	if err != nil {
+		err = fmt.Errorf("announcing the push of %s: %w", root, err)
+	}
+	return key, err
 }
 
 // randomName is unique: 160 bits in nix32, of the length of a store path's hash.

@@ -90,9 +90,7 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 		err = c.push(ctx, req, local, listed, roots, closures, pushed)
 	}
 	if err != nil {
-		if ctx.Err() == nil {
-			pushed.Release(ctx) // otherwise its age will tell
-		}
+		pushed.Release(ctx) // if that fails, its age will tell
 		return nil, err
 	}
 	pushed.Closure, pushed.Also = closures[0], closures[1:]

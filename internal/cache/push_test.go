@@ -1,7 +1,9 @@
 package cache
 
 import (
+	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -148,6 +150,57 @@ func TestPushInterruptedAnywhere(t *testing.T) {
 			t.Errorf("after %d writes and a second push: %v", n-1, err)
 		}
 	}
+}
+
+// A push that is interrupted, whatever it has just written, gives up its lease,
+// though the context of all that it does is done.
+func TestPushInterruptedGivesUpItsLease(t *testing.T) {
+	s, root := sample(t)
+	for n := 1; ; n++ {
+		place := blob.NewMemory()
+		ctx, interrupt := context.WithCancel(t.Context())
+		var mu sync.Mutex
+		writes := 0
+		store := unanswering{&recorder{Store: place, fail: func(request string) error {
+			mu.Lock()
+			defer mu.Unlock()
+			if strings.HasPrefix(request, "HAS") { // it was written
+				if writes++; writes == n {
+					interrupt()
+				}
+			}
+			return nil
+		}}}
+		pushed, err := New(store, Config{}).Push(ctx, PushRequest{Root: root, Infos: s.closure(root), Source: s})
+		if err == nil {
+			err = pushed.Release(ctx)
+		}
+		if err != nil && !errors.Is(err, context.Canceled) {
+			t.Fatal(err)
+		}
+		if leases := keys(t, place, "leases/"); leases != nil {
+			t.Errorf("interrupted after write %d, it leaves leases: %v", n, leases)
+		}
+		checkValid(t, place)
+		if ctx.Err() == nil {
+			if n < 10 {
+				t.Errorf("the push takes only %d writes", n)
+			}
+			return
+		}
+	}
+}
+
+// An unanswering store doesn't say what it has written if the context is done by
+// then.
+type unanswering struct{ blob.Store }
+
+func (u unanswering) Put(ctx context.Context, key string, body io.Reader, opts blob.PutOptions) (blob.Info, error) {
+	info, err := u.Store.Put(ctx, key, body, opts)
+	if ctx.Err() != nil {
+		return blob.Info{}, ctx.Err()
+	}
+	return info, err
 }
 
 // checkValid checks that each narinfo's references and NAR are there.

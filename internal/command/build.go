@@ -14,7 +14,6 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
-	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 func newBuild(a *app) *cobra.Command {
@@ -59,7 +58,6 @@ leaves the closures' store paths for puts to take (store_path: paths/web-1).`,
 			}
 			r := build.HostsRequest{
 				Console: a.console, Installable: v.Installable, Patterns: args, When: v.when, Workers: workers,
-				Revision: v.revision, AskRevision: v.askRevision,
 			}
 			r.Move = cmd.Flags().Changed("suffix")
 			r.PointerOf = func(host string) string { return host + suffix }
@@ -90,7 +88,7 @@ func (a *app) build(ctx context.Context, r build.HostsRequest, paths string) err
 	if err != nil {
 		return err
 	}
-	r.Site, r.Nix, r.Provenance = s, n, site.Provenance(os.Getenv, s.Provenance)
+	r.Site, r.Nix = s, n
 	result, err := build.Hosts(ctx, r)
 	var built []builtHost
 	if result != nil {

@@ -43,7 +43,7 @@ const (
 	failed  = 1
 	misused = 2 // an argument or a setting is wrong: nothing was done
 	damaged = 3 // verify has found damage
-	refused = 4 // the pointer was not moved: it had moved meanwhile, or has a newer promotion
+	refused = 4 // the pointer was not moved: somebody else has moved it meanwhile, or to something newer
 )
 
 // memoryLimit is where the garbage collector begins to work harder, in bytes: as
@@ -92,8 +92,8 @@ NIXOS_CLOSURE_SIGNING_KEY for signing_key; and from flags. What comes later in t
 list wins.
 
 Exit status: 0 done; 1 failed; 2 wrong arguments or settings, nothing was done;
-3 verify has found damage; 4 refused to move the pointer, because it has moved
-meanwhile or has a newer promotion.`,
+3 verify has found damage; 4 refused to move the pointer, because somebody else has
+moved it meanwhile, or to something newer.`,
 		Version:            version.Number,
 		SilenceErrors:      true,
 		SilenceUsage:       true,
@@ -156,6 +156,7 @@ func status(err error) int {
 	var broken damage
 	var moved *pointer.MovedError
 	var older *pointer.OlderError
+	var overtaken *pointer.OvertakenError
 	switch {
 	case err == nil:
 		return done
@@ -163,7 +164,7 @@ func status(err error) int {
 		return misused
 	case errors.As(err, &broken):
 		return damaged
-	case errors.As(err, &moved), errors.As(err, &older):
+	case errors.As(err, &moved), errors.As(err, &older), errors.As(err, &overtaken):
 		return refused
 	default:
 		return failed

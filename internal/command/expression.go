@@ -47,10 +47,8 @@ func (e *expression) isSet() bool { return e.file != "" || e.flake != "" }
 // An evaluation is an expression in the words of package build.
 type evaluation struct {
 	nixcmd.Installable
-	flake       build.FlakeRef
-	when        build.When
-	revision    string
-	askRevision bool
+	flake build.FlakeRef
+	when  build.When
 }
 
 // parse checks the flags against each other and looks for the files that they name.
@@ -99,7 +97,6 @@ func (e *expression) parse() (v evaluation, err error) {
 		if v.File, err = existing(e.file); err != nil {
 			return v, err
 		}
-		v.revision = revisionOf(v.File)
 		return v, nil
 	}
 	if e.flake == "" {
@@ -114,10 +111,6 @@ func (e *expression) parse() (v evaluation, err error) {
 	v.Name = cmp.Or(v.flake.URL, v.flake.Dir)
 	if v.Flake, err = resolve(v.flake); err != nil {
 		return v, err
-	}
-	v.askRevision = v.flake.URL != ""
-	if !v.askRevision {
-		v.revision = revisionOf(v.Flake)
 	}
 	overrides, err := pairs("--override-input", e.overrides)
 	for name, value := range overrides {
@@ -152,12 +145,6 @@ func existing(name string) (string, error) {
 		return "", fmt.Errorf("%s: %w", name, fs.ErrNotExist)
 	}
 	return filepath.Abs(name)
-}
-
-// revisionOf is the git commit of the checkout that holds a file or directory.
-func revisionOf(name string) string {
-	name, _, _ = strings.Cut(name, "?")
-	return build.RevisionAbove(name)
 }
 
 // pairs takes apart what was said by a flag as name=value.

@@ -2,6 +2,7 @@ package command
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -33,7 +34,7 @@ func newHistory(a *app) *cobra.Command {
 			rows := [][]string{{"GENERATION", "CREATED", "REVISION", "PATH", "MESSAGE"}}
 			for _, g := range history.Generations {
 				rows = append(rows, []string{
-					strconv.FormatUint(g.Number, 10), console.Time(g.Created), brief(g.Details.Revision), g.Path.String(), g.Details.Message,
+					strconv.FormatUint(g.Number, 10), console.Time(g.Created), brief(g.Details.Revision), g.Path.String(), subject(g.Details.Message),
 				})
 			}
 			return a.printTable(rows)
@@ -41,10 +42,24 @@ func newHistory(a *app) *cobra.Command {
 	}
 }
 
-// brief is a commit as git abbreviates it.
-func brief(revision string) string {
-	if revision == "" {
-		return "-"
+// subject is the first line of a message, as of a commit's.
+func subject(message string) string {
+	first, rest, _ := strings.Cut(message, "\n")
+	if strings.TrimSpace(rest) != "" {
+		first += " …"
 	}
-	return revision[:min(12, len(revision))]
+	return first
+}
+
+// brief is a commit as git abbreviates it, and whether it is all of it.
+func brief(revision string) string {
+	const dirty = "-dirty"
+	commit, isDirty := strings.CutSuffix(revision, dirty)
+	switch {
+	case commit == "":
+		return "-"
+	case isDirty:
+		return commit[:min(12, len(commit))] + dirty
+	}
+	return commit[:min(12, len(commit))]
 }

@@ -23,14 +23,22 @@ func (a *app) printJSON(v any) error {
 }
 
 // printTable prints rows for people. What the cells quote may come from anywhere,
-// so it doesn't get to control a terminal, or the table.
+// so it doesn't get to control a terminal, or the table. The further lines of a cell
+// stand below its first.
 func (a *app) printTable(rows [][]string) error {
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	for _, row := range rows {
-		for i, cell := range row {
-			row[i] = printable(cell)
+		for more := true; more; {
+			more = false
+			line := make([]string, len(row))
+			for i, cell := range row {
+				var rest string
+				line[i], rest, _ = strings.Cut(cell, "\n")
+				line[i], row[i] = printable(line[i]), rest
+				more = more || rest != ""
+			}
+			fmt.Fprintln(w, strings.Join(line, "\t"))
 		}
-		fmt.Fprintln(w, strings.Join(row, "\t"))
 	}
 	return w.Flush()
 }

@@ -50,7 +50,7 @@ other pointer is in that cache. REF may also be the directory of a get or a fetc
 	}
 	flags := cmd.Flags()
 	flags.StringSliceVar(&to, "to", nil, "further `pointers` to move, before the settings' own")
-	flags.BoolVar(&allowOlder, "allow-older", false, "promote it although a later one was promoted before")
+	flags.BoolVar(&allowOlder, "allow-older", false, "promote it although something newer is there")
 	m.addFlags(flags)
 	return cmd
 }

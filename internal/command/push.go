@@ -70,7 +70,7 @@ PATH says which closure it is, if there are several.`,
 				candidate = publish.Import{File: closure, Root: root}
 			case e.isSet():
 				host := v.flake.SetHost(&v.Installable, s.Config.Pointer)
-				candidate = build.Expression{Installable: v.Installable, Host: host, When: v.when, Revision: v.revision, AskRevision: v.askRevision, Nix: n}
+				candidate = build.Expression{Installable: v.Installable, Host: host, When: v.when, Nix: n}
 			default:
 				candidate = build.StorePath{Path: root, Nix: n}
 			}
@@ -142,7 +142,6 @@ func (a *app) publish(ctx context.Context, s *site.Site, m move, r publish.Reque
 		r.IfGeneration = &number
 	}
 	r.Site, r.Console, r.Pointer, r.Message = s, a.console, s.Config.Pointer, m.message
-	r.Provenance = site.Provenance(os.Getenv, s.Provenance)
 	result, err := publish.Run(ctx, r)
 	if err != nil {
 		return err

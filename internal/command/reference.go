@@ -54,10 +54,7 @@ func (a *app) find(ctx context.Context, r reference) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	g, _ := history.Newest()
-	if r.number != 0 {
-		g, err = p.FindIn(ctx, history, r.number)
-	}
+	g, err := p.FindIn(ctx, history, r.number)
 	return found{s, p, history, g}, err
 }
 
@@ -68,8 +65,7 @@ func (a *app) history(ctx context.Context, p *site.Pointer) (*pointer.History, e
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := history.Newest(); !ok {
-		_, err := p.FindIn(ctx, history, 1) // which has the words for it
+	if _, err := p.FindIn(ctx, history, 0); err != nil {
 		return nil, err
 	}
 	p.Warn(a.console, history)

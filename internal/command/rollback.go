@@ -1,12 +1,9 @@
 package command
 
 import (
-	"os"
-
 	"github.com/spf13/cobra"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
-	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 func newRollback(a *app) *cobra.Command {
@@ -32,7 +29,6 @@ uploaded.`,
 			}
 			move, err := publish.Rollback(cmd.Context(), publish.RollbackRequest{
 				Site: s, Console: a.console, Pointer: p.Name, To: to, Reason: reason,
-				Provenance: site.Provenance(os.Getenv, s.Provenance),
 			})
 			if err != nil {
 				return err

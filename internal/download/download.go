@@ -133,12 +133,7 @@ func Run(ctx context.Context, r Request) (result *Result, err error) {
 
 // find returns the generation that is wanted.
 func (r *Request) find(ctx context.Context, source *site.Pointer, history *pointer.History) (pointer.Generation, error) {
-	number := r.Generation
-	if number == 0 {
-		newest, _ := history.Newest()
-		number = max(1, newest.Number)
-	}
-	g, err := source.FindIn(ctx, history, number)
+	g, err := source.FindIn(ctx, history, r.Generation)
 	if err == nil && !r.Path.IsZero() && g.Path != r.Path {
 		err = hint.With(fmt.Errorf("generation %d of %s is %s, not %s", g.Number, r.Pointer, g.Path, r.Path),
 			"the version is one of another history: the pointer was deleted and begun again")

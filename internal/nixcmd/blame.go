@@ -21,5 +21,5 @@ func (s *Store) Blame(ctx context.Context, failure *BuildError, d Derivation) (r
 			about.Failed = append(about.Failed, f)
 		}
 	}
-	return about.advised(), nil
+	return about, nil
 }

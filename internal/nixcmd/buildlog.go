@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"regexp"
 	"slices"
 	"strings"
@@ -26,15 +27,19 @@ type buildLog struct {
 	errors     []string // but for those that others led to
 	diskFull   bool     // or so somebody has said
 	unreached  []string // what ssh has said of builders
+	passed     int      // how many lines were passed on
 }
 
 // A build is that of one derivation.
 type build struct {
 	derivation nix.StorePath
 	lastLines  []string
+	lastPassed []int // how many lines had been passed on when each of these was
 }
 
 const (
+	screen = 40 // lines: what was passed on last stands there still
+
 	keptLines  = 20  // of each build
 	keptBytes  = 500 // of each of these
 	keptBuilds = 200 // that have ended: whether they failed is told in the end
@@ -55,7 +60,7 @@ func (l *buildLog) Write(p []byte) (int, error) {
 		case !ended && !tooLong:
 			return len(p), nil
 		case tooLong && !l.endless:
-			fmt.Fprintf(l.w, "(a line of more than %d bytes is left out)\n", longestLine)
+			l.print(fmt.Sprintf("(a line of more than %d bytes is left out)", longestLine))
 		case !tooLong && !l.endless:
 			l.line(string(line))
 		}
@@ -74,7 +79,7 @@ func (l *buildLog) line(line string) {
 		if unreached.MatchString(line) && len(l.unreached) < keptLines && !slices.Contains(l.unreached, line) {
 			l.unreached = append(l.unreached, line)
 		}
-		fmt.Fprintln(l.w, line)
+		l.print(line)
 		return
 	}
 	switch {
@@ -83,7 +88,7 @@ func (l *buildLog) line(line string) {
 			l.errors = append(l.errors, text)
 		}
 	case e.Action == "msg" && e.Level <= levelInfo && !strings.Contains(e.Message, "--add-root"):
-		fmt.Fprintln(l.w, colours.ReplaceAllString(e.Message, ""))
+		l.print(colours.ReplaceAllString(e.Message, ""))
 	case e.Action == "start":
 		if e.Type == activityBuild {
 			path, err := nix.ParseStorePath(e.field(0))
@@ -93,7 +98,7 @@ func (l *buildLog) line(line string) {
 			}
 		}
 		if e.Level <= levelInfo && e.Text != "" {
-			fmt.Fprintln(l.w, e.Text+"...")
+			l.print(e.Text + "...")
 		}
 	case e.Action == "stop" && l.running[e.ID] != nil:
 		l.ended = append(l.ended, l.running[e.ID])
@@ -107,14 +112,22 @@ func (l *buildLog) line(line string) {
 // say passes on a line that a build has said.
 func (l *buildLog) say(b *build, line string) {
 	if b == nil {
-		fmt.Fprintln(l.w, line)
+		l.print(line)
 		return
 	}
-	fmt.Fprintf(l.w, "%s> %s\n", strings.TrimSuffix(b.derivation.Name(), ".drv"), line)
-	if line = strings.TrimRight(colours.ReplaceAllString(line, ""), " "); line != "" {
+	if line := strings.TrimRight(colours.ReplaceAllString(line, ""), " "); line != "" {
 		b.lastLines = append(b.lastLines, line[:min(len(line), keptBytes)])
 		b.lastLines = b.lastLines[max(0, len(b.lastLines)-keptLines):]
+		b.lastPassed = append(b.lastPassed, l.passed)
+		b.lastPassed = b.lastPassed[max(0, len(b.lastPassed)-keptLines):]
 	}
+	l.print(strings.TrimSuffix(b.derivation.Name(), ".drv") + "> " + line)
+}
+
+// print passes on lines.
+func (l *buildLog) print(text string) {
+	fmt.Fprintln(l.w, text)
+	l.passed += 1 + strings.Count(text, "\n")
 }
 
 // An event is one line of the format.
@@ -165,7 +178,7 @@ func (l *buildLog) failed() []Failure {
 			continue
 		}
 		seen[path] = true
-		failures = append(failures, Failure{path, reason(text), l.lastLines(path)})
+		failures = append(failures, Failure{path, reason(text), l.unseen(path)})
 	}
 	return failures
 }
@@ -198,16 +211,16 @@ func reason(text string) string {
 	return strings.Join(strings.Fields(strings.NewReplacer(":\n", ": ", "\n", ", ").Replace(text)), " ")
 }
 
-func (l *buildLog) lastLines(derivation nix.StorePath) []string {
-	for _, b := range l.running {
-		if b.derivation == derivation {
-			return b.lastLines
-		}
+// unseen are the last lines that the build of a derivation has said, unless they
+// are among what was passed on last.
+func (l *buildLog) unseen(derivation nix.StorePath) []string {
+	builds := append(slices.Collect(maps.Values(l.running)), l.ended...)
+	i := slices.IndexFunc(builds, func(b *build) bool { return b.derivation == derivation })
+	if i < 0 || len(builds[i].lastLines) == 0 {
+		return nil
 	}
-	for _, b := range l.ended {
-		if b.derivation == derivation {
-			return b.lastLines
-		}
+	if l.w != io.Discard && l.passed-builds[i].lastPassed[0] <= screen {
+		return nil
 	}
-	return nil
+	return builds[i].lastLines
 }

@@ -3,6 +3,8 @@ package nixcmd
 import (
 	"bytes"
 	"fmt"
+	"io"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -53,8 +55,46 @@ func TestBuildLog(t *testing.T) {
 			t.Errorf("in pieces of %d bytes (-want +got)\n%s", size, diff)
 		}
 		failed := log.failed()
-		if len(failed) != 1 || failed[0].Derivation.String() != nginx || failed[0].Reason != "builder failed with exit code 1" || !cmp.Equal(failed[0].LastLines, []string{"compiling"}) {
+		if len(failed) != 1 || failed[0].Derivation.String() != nginx || failed[0].Reason != "builder failed with exit code 1" || failed[0].LastLines != nil {
 			t.Errorf("in pieces of %d bytes: got failures %+v", size, failed)
+		}
+	}
+}
+
+// The end of the log of what has failed is told only where nobody has seen it just
+// before: not again, but where there was more than a screen of other lines since, or
+// the lines were dropped.
+func TestUnseenLines(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		w     io.Writer
+		lines int // of the build itself
+		other int // lines of others, after that
+		want  int // how many lines of the build are told
+	}{
+		{"a short one", &bytes.Buffer{}, 3, 0, 0},
+		{"a short one, a screen ago", &bytes.Buffer{}, 3, screen - 3, 0},
+		{"a short one, further up", &bytes.Buffer{}, 3, screen - 2, 3},
+		{"a long one", &bytes.Buffer{}, 500, 0, 0},
+		{"a long one, whose end is further up", &bytes.Buffer{}, 500, screen, keptLines},
+		{"a silent one", &bytes.Buffer{}, 0, 500, 0},
+		{"one that nobody sees", io.Discard, 3, 0, 3},
+	} {
+		log := newBuildLog(test.w)
+		fmt.Fprintf(log, "@nix {\"action\":\"start\",\"fields\":[%q],\"id\":1,\"level\":3,\"text\":\"\",\"type\":105}\n", nginx)
+		for i := range test.lines {
+			fmt.Fprintf(log, "@nix {\"action\":\"result\",\"fields\":[\"%d\"],\"id\":1,\"type\":101}\n", i+1)
+		}
+		for range test.other {
+			fmt.Fprintln(log, "something else")
+		}
+		fmt.Fprintf(log, "@nix {\"action\":\"msg\",\"level\":0,\"msg\":\"error: builder for '%s' failed\"}\n", nginx)
+		failed := log.failed()
+		if len(failed) != 1 || len(failed[0].LastLines) != test.want {
+			t.Errorf("%s: got %+v, want %d lines", test.name, failed, test.want)
+		}
+		if test.want > 0 && failed[0].LastLines[test.want-1] != strconv.Itoa(test.lines) {
+			t.Errorf("%s: got %q", test.name, failed[0].LastLines)
 		}
 	}
 }

@@ -27,23 +27,6 @@ type lockChecks struct {
 	made map[string]func() error
 }
 
-// Revision returns the git commit that a flake is at, as Nix finds it; "" if it
-// isn't in a repository, or is changed there.
-func (s *Store) Revision(ctx context.Context, i Installable) (string, error) {
-	var stdout bytes.Buffer
-	var said tail
-	err := s.runEvaluation(ctx, &stdout, &said, "nix",
-		"--extra-experimental-features", "nix-command flakes", "flake", "metadata", "--json", "--no-write-lock-file", "--", i.Flake)
-	if err != nil {
-		return "", evaluationError(i, said.String(), err)
-	}
-	var metadata struct{ Revision string }
-	if err := json.Unmarshal(stdout.Bytes(), &metadata); err != nil {
-		return "", fmt.Errorf("what nix flake metadata printed: %w", err)
-	}
-	return metadata.Revision, nil
-}
-
 // checkLock refuses a flake whose lock file would have to be written. Evaluate
 // lets Nix refuse that, too, but Nix fetches what isn't locked first, and doesn't
 // look at all where an input is overridden.

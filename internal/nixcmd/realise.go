@@ -59,7 +59,7 @@ func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.S
 			failure.Missing = append(failure.Missing, d)
 		}
 	}
-	err = failure.advised()
+	err = failure
 	if log.diskFull {
 		return paths, hint.With(err, "the disk of the Nix store is full: that of a put is its worker's")
 	}
@@ -157,7 +157,7 @@ type BuildError struct {
 type Failure struct {
 	Derivation nix.StorePath
 	Reason     string   // such as: builder failed with exit code 1
-	LastLines  []string // of its log
+	LastLines  []string // of its log, unless they were passed on just before the end
 }
 
 func (e *BuildError) Error() string {
@@ -180,17 +180,6 @@ func (e *BuildError) Quotes() iter.Seq2[string, []string] {
 			}
 		}
 	}
-}
-
-// advised is the error with the advice where the whole logs are.
-func (e *BuildError) advised() error {
-	var err error = e
-	for _, f := range slices.Backward(e.Failed) {
-		if len(f.LastLines) > 0 {
-			err = hint.With(err, "nix log %s shows all that it said, where it was built or, with build_logs, from the cache", f.Derivation)
-		}
-	}
-	return err
 }
 
 // list names derivations for a person.

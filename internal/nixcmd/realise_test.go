@@ -55,7 +55,15 @@ func TestRealise(t *testing.T) {
 		if len(failed) != 2 || bad.Reason != "builder failed with exit code 3" || worse.Reason != "builder failed with exit code 4" {
 			t.Errorf("got failures %+v", failure.Failed)
 		}
-		if lines := strings.Join(bad.LastLines, "\n"); len(bad.LastLines) != keptLines || !strings.HasPrefix(lines, "line 11\n") || !strings.HasSuffix(lines, "\nline 30") {
+		if bad.LastLines != nil || worse.LastLines != nil {
+			t.Errorf("got the last lines again: %+v", failure.Failed)
+		}
+		var alone *BuildError
+		if _, err := open(t, nil).Realise(t.Context(), all["bad"]); !errors.As(err, &alone) || len(alone.Failed) != 1 {
+			t.Fatalf("got error %v, want a BuildError", err)
+		}
+		unseen := alone.Failed[0].LastLines
+		if lines := strings.Join(unseen, "\n"); len(unseen) != keptLines || !strings.HasPrefix(lines, "line 11\n") || !strings.HasSuffix(lines, "\nline 30") {
 			t.Errorf("got the last lines\n%s", lines)
 		}
 		for _, want := range []string{"\ngood> this is good\n", "\nbad> line 1\n", "\nworse> this is worse\n", "building '" + all["good"].Path.String() + "'"} {

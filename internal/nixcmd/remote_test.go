@@ -113,8 +113,8 @@ func testRemoteStore(t *testing.T, n *nixtest.Nix) {
 		t.Fatal(err)
 	}
 	failure := new(BuildError)
-	if _, err := store.Realise(t.Context(), bad); !errors.As(err, &failure) || len(failure.Failed) != 1 || !slices.Contains(failure.Failed[0].LastLines, "the reason") {
-		t.Errorf("a build that fails there: %v", err)
+	if _, err := store.Realise(t.Context(), bad); !errors.As(err, &failure) || len(failure.Failed) != 1 || !strings.Contains(log.String(), "\nbad> the reason\n") {
+		t.Errorf("a build that fails there: %v\n%s", err, &log)
 	}
 
 	// Gone in the middle of a NAR.

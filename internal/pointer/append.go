@@ -16,6 +16,10 @@ type Outcome struct {
 	Moved      bool       // it is new; otherwise it was the newest already
 	Renewed    bool       // it was the newest already, and expires later now
 	Signed     int        // how many signatures were added to generations that were there
+
+	// Replaced is the generation before a new one that is no promotion, if it was
+	// made after the work on that began: its maker may not have meant it to be replaced.
+	Replaced *Generation
 }
 
 // A MovedError says that a proposal was refused because of its IfGeneration.
@@ -35,8 +39,8 @@ func (e *MovedError) Error() string {
 // signatures of SigningKeys that they lack, and the plain-text copy is right
 // when Append returns.
 //
-// An error that wraps a [*MovedError] or an [*OlderError] says that nothing was
-// changed. After any other, the proposal may have become a generation or not;
+// An error that wraps a [*MovedError], an [*OlderError] or an [*OvertakenError]
+// says that nothing was changed. After any other, the proposal may have become a generation or not;
 // appending it again is right in both cases.
 func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error) {
 	if err := p.Writable(); err != nil {
@@ -88,7 +92,13 @@ func (p *Pointer) swap(ctx context.Context, proposal Proposal) (Outcome, *Histor
 		if err != nil {
 			return Outcome{}, nil, plainStep{}, err
 		}
+		if entries == nil && history == seen && proposal.SeenLongAgo {
+			continue
+		}
 		if entries == nil {
+			if seen := proposal.Seen; seen != nil && history.etag == seen.etag && history.etag != "" {
+				history.copy = seen.copy // as it was when the two agreed
+			}
 			return outcome, history, plainStep{copy: history.copy}, nil
 		}
 		if failure = p.replace(ctx, history, entries); failure == nil {
@@ -155,6 +165,10 @@ func (p *Pointer) plan(history *History, proposal Proposal) ([]Generation, Outco
 		}
 		entries = slices.Insert(entries, 0, fresh)
 		outcome.Moved = true
+		started := fresh.Details.Started
+		if exists && fresh.Details.Origin == nil && started > 0 && newest.Created > started {
+			outcome.Replaced = &newest
+		}
 	}
 	for i, g := range entries {
 		// The newest is ours by now: its path and hash are those proposed.

@@ -263,10 +263,11 @@ func TestBoundedHistory(t *testing.T) {
 		t.Errorf("%d generations are kept, want 70", kept)
 	}
 	wantFindable(t, p, 120)
-	for _, number := range []uint64{0, 121} {
-		if _, err := p.Find(t.Context(), number); !errors.Is(err, ErrGone) {
-			t.Errorf("%d: %v", number, err)
-		}
+	if newest, err := p.Find(t.Context(), 0); err != nil || newest.Number != 120 {
+		t.Errorf("the newest is %d, error %v", newest.Number, err)
+	}
+	if _, err := p.Find(t.Context(), 121); !errors.Is(err, ErrGone) {
+		t.Errorf("121: %v", err)
 	}
 	if err := store.Delete(t.Context(), "pointers/web-1.d/9.json"); err != nil {
 		t.Fatal(err)
@@ -399,13 +400,19 @@ func TestNothingNewIsTwoRequests(t *testing.T) {
 		}
 	}
 
-	// Nor is a copy that was read with it.
+	// Nor is a copy that was read with it. Long after, one look at the history has
+	// to do for both, if it hasn't changed.
 	for _, test := range []struct {
-		label string
-		want  []string
-	}{{"c", nil}, {"d", []string{"PUT pointers/web-1.json", "PUT pointers/web-1", "GET pointers/web-1.json"}}} {
+		label   string
+		longAgo bool
+		want    []string
+	}{
+		{"c", false, nil},
+		{"c", true, []string{"GET pointers/web-1.json"}},
+		{"d", true, []string{"PUT pointers/web-1.json", "PUT pointers/web-1", "GET pointers/web-1.json"}},
+	} {
 		proposal := proposal(test.label)
-		proposal.Seen = mustLook(t, open(memory))
+		proposal.Seen, proposal.SeenLongAgo = mustLook(t, open(memory)), test.longAgo
 		requests = nil
 		if _, err := open(store).Append(t.Context(), proposal); err != nil {
 			t.Fatal(err)
@@ -413,6 +420,33 @@ func TestNothingNewIsTwoRequests(t *testing.T) {
 		if diff := cmp.Diff(test.want, requests); diff != "" {
 			t.Errorf("Append of %s to what was looked at (-want +got)\n%s", test.label, diff)
 		}
+	}
+}
+
+// That a pointer stays is said of what it is now, however long ago it was looked
+// at.
+func TestNothingNewIsLookedAtAgain(t *testing.T) {
+	memory := blob.NewMemory()
+	mustAppend(t, open(memory), "a")
+	again := proposal("a")
+	again.Seen, again.SeenLongAgo = mustLook(t, open(memory)), true
+	mustAppend(t, open(memory), "b")
+	outcome, err := open(memory).Append(t.Context(), again)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !outcome.Moved || outcome.Generation.Number != 3 {
+		t.Errorf("it has moved since it was seen: got %+v", outcome)
+	}
+	wantGenerations(t, open(memory), "3:a 2:b 1:a")
+
+	again.Seen = mustLook(t, open(memory))
+	mustAppend(t, open(memory), "b")
+	again.IfGeneration = new(uint64(3))
+	_, err = open(memory).Append(t.Context(), again)
+	var moved *MovedError
+	if !errors.As(err, &moved) || moved.Got != 4 {
+		t.Errorf("it was not to move, and has: got %v", err)
 	}
 }
 

@@ -10,7 +10,8 @@ import (
 // and written again keeps the text that it came with, with fields that this
 // version doesn't know, whatever is assigned to the fields here.
 type Details struct {
-	Run        string     `json:"run"` // random; names the Append that made the generation, which sets it
+	Run        string     `json:"run"`               // random; names the Append that made the generation, which sets it
+	Started    int64      `json:"started,omitempty"` // when the work on it began; see Generation.Started
 	Provenance Provenance `json:"provenance,omitzero"`
 	Revision   string     `json:"revision,omitempty"` // the git commit of the sources
 	Origin     *Origin    `json:"origin,omitempty"`   // of a promotion
@@ -19,6 +20,16 @@ type Details struct {
 	Sizes      Sizes      `json:"sizes,omitzero"`
 
 	text string // as signed
+}
+
+// Started returns when the work on g's closure began, in seconds since 1970: when
+// the put started that evaluated, built or found it, whatever pointers it was
+// promoted to since. A generation that doesn't say counts from when it was made.
+func (g Generation) Started() int64 {
+	if started := g.Details.Started; started > 0 && started < g.Created {
+		return started
+	}
+	return g.Created
 }
 
 // Provenance names the build that made a generation, in Concourse's words.

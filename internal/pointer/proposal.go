@@ -20,13 +20,14 @@ type Proposal struct {
 	IfGeneration *uint64
 
 	// AllowOlder lets a promotion follow one of a later generation of the same
-	// pointer.
+	// pointer, and what somebody else has decided since the work on it began.
 	AllowOlder bool
 
-	// Seen, unless nil, is the history as Read or Look has just found it. Append
-	// then doesn't read it first, and reads it again if it finds it changed; but
-	// where there is nothing to write, it takes its word for that.
-	Seen *History
+	// Seen, unless nil, is the history as Read or Look has found it. Append then
+	// doesn't read it first, and reads it again if it finds it changed. Where there
+	// is nothing to write, it takes its word for that, unless that was SeenLongAgo.
+	Seen        *History
+	SeenLongAgo bool
 
 	// Meanwhile, unless nil, is called once the generation is visible, if it is
 	// a new one, while Append sees to the copy. Append waits until it returns.

@@ -75,8 +75,8 @@ func (p *Pointer) Look(ctx context.Context) (*History, error) {
 	return history, nil
 }
 
-// Find returns the generation of that number, from the history or from where
-// it is kept since it left it. If there is none, the error wraps ErrGone.
+// Find returns the generation of that number, 0 for the newest, from the history or
+// from where it is kept since it left it. If there is none, the error wraps ErrGone.
 func (p *Pointer) Find(ctx context.Context, number uint64) (Generation, error) {
 	history, err := p.Read(ctx)
 	if err != nil {
@@ -85,13 +85,15 @@ func (p *Pointer) Find(ctx context.Context, number uint64) (Generation, error) {
 	return p.FindIn(ctx, history, number)
 }
 
-// FindIn is Find, given the history as it was read: it makes no request unless
-// the generation has left it.
+// FindIn is Find, given the history as it was read: it makes no request unless the
+// generation has left it, or it is empty.
 func (p *Pointer) FindIn(ctx context.Context, history *History, number uint64) (Generation, error) {
 	newest, exists := history.Newest()
 	if !exists {
-		return Generation{}, hint.With(fmt.Errorf("generation %d of %s, which has never been put: %w", number, p, ErrGone),
-			"put it first; if it was there before, somebody has deleted it, or the source names another cache or pointer now")
+		return Generation{}, hint.With(fmt.Errorf("%s has never been put: %w", p, ErrGone), "%s", p.adviceOnName(ctx))
+	}
+	if number == 0 {
+		return newest, nil
 	}
 	if number > newest.Number {
 		return Generation{}, hint.With(fmt.Errorf("generation %d of %s: the newest is %d: %w", number, p, newest.Number, ErrGone),
@@ -105,6 +107,30 @@ func (p *Pointer) FindIn(ctx context.Context, history *History, number uint64) (
 		return Generation{}, p.distrust(g)
 	}
 	return history.entries[i], nil
+}
+
+// adviceOnName says what to do about a pointer that isn't there, by the names of those
+// that are.
+func (p *Pointer) adviceOnName(ctx context.Context) string {
+	const most = 10000 // objects that are looked at: ten requests
+	var names []string
+	looked := 0
+	for info, err := range p.store.List(ctx, "pointers/") {
+		if looked++; err != nil || looked > most {
+			break // whoever may read pointers need not be allowed to list them
+		}
+		name, isHistory := strings.CutSuffix(strings.TrimPrefix(info.Key, "pointers/"), ".json")
+		if _, err := ParseName(name); isHistory && err == nil {
+			names = append(names, name)
+		}
+	}
+	if near := hint.Nearest(string(p.config.Name), names); near != "" {
+		return "did you mean " + near + "?"
+	}
+	if len(names) > 0 {
+		return "the pointers in there are " + hint.Few(names)
+	}
+	return "put it first; if it was there before, somebody has deleted it, or the source names another cache or pointer now"
 }
 
 // findKept returns a generation that has left the history.

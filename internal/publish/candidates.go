@@ -11,9 +11,8 @@ import (
 // An Import is a candidate that earlier steps have left: a cache, a store, or a
 // tar of either.
 type Import struct {
-	File     string        // the directory or tar
-	Root     nix.StorePath // which closure it is; zero if there is only one
-	Revision string        // of the sources that it was built from; "" if that isn't known
+	File string        // the directory or tar
+	Root nix.StorePath // which closure it is; zero if there is only one
 }
 
 // Prepare implements Candidate.
@@ -22,7 +21,7 @@ func (c Import) Prepare(ctx context.Context, p *Preparation) (*Closure, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Closure{Root: imported.Root, Infos: imported.Infos, Source: imported.Source, Revision: c.Revision, Close: imported.Close}, nil
+	return &Closure{Root: imported.Root, Infos: imported.Infos, Source: imported.Source, Slow: true, Close: imported.Close}, nil
 }
 
 // InCache returns a closure that was found whole in a site's own cache.

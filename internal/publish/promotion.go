@@ -33,10 +33,7 @@ func FindPromotion(ctx context.Context, s *site.Site, name pointer.Name, number 
 	if err != nil {
 		return Promotion{}, err
 	}
-	if newest, ok := history.Newest(); ok && number == 0 {
-		number = newest.Number
-	}
-	g, err := p.FindIn(ctx, history, max(1, number))
+	g, err := p.FindIn(ctx, history, number)
 	return Promotion{Pointer: name, Generation: g}, err
 }
 
@@ -74,7 +71,7 @@ func (c Promotion) Prepare(ctx context.Context, p *Preparation) (*Closure, error
 	}
 	promoted := &Closure{
 		Root: closure.Root, Infos: closure.Infos(), Source: origin.Cache.Source(closure), System: g.System,
-		Origin: signed, Revision: g.Details.Revision, Message: g.Details.Message, Close: nothing,
+		Origin: signed, Started: g.Started(), Revision: g.Details.Revision, Message: g.Details.Message, Close: nothing,
 	}
 	if own {
 		promoted.Found = closure

@@ -15,13 +15,14 @@
 package publish
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
-	"runtime"
 	"slices"
 	"strings"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -74,7 +75,7 @@ func (p *Preparation) CheckMove(root nix.StorePath) error {
 	if err := p.read(); err != nil {
 		return err
 	}
-	return p.targets[len(p.targets)-1].checkCondition(p.IfGeneration, root)
+	return p.targets[len(p.targets)-1].CheckCondition(p.IfGeneration, root)
 }
 
 // A Closure is one that is about to be published.
@@ -82,10 +83,12 @@ type Closure struct {
 	Root     nix.StorePath
 	Infos    []nix.PathInfo // of all its paths
 	Source   cache.Source   // of the NARs
-	System   string         // such as x86_64-linux; empty: what the root says, see ReadSystem
+	System   string         // such as x86_64-linux; empty: what the root says, or UnknownSystem
 	Found    *cache.Closure // the same, if it was found whole in the site's cache; else nil
+	Slow     bool           // evaluating or hashing it may have taken minutes: "it stays" is said after another look
 	Built    bool           // just now, which may have taken hours: the pointers are read again
 	Origin   *pointer.Origin
+	Started  int64  // of a promotion: when the work on it began; see pointer.Generation.Started
 	Revision string // of the sources that it was built from; "" if that isn't known
 	Message  string // if the request has none
 	Close    func() error
@@ -123,9 +126,11 @@ func Run(ctx context.Context, r Request) (_ *Result, err error) {
 	}
 	defer func() { err = errors.Join(err, closure.Close()) }()
 	if closure.System == "" {
-		if closure.System, err = ReadSystem(ctx, closure.Source, closure.Root, closure.Infos); err != nil {
+		system, err := ReadSystem(ctx, closure.Source, closure.Root, closure.Infos)
+		if err != nil {
 			return nil, err
 		}
+		closure.System = cmp.Or(system, UnknownSystem)
 	}
 	if err := p.preview(ctx, closure); err != nil {
 		return nil, err
@@ -134,7 +139,7 @@ func Run(ctx context.Context, r Request) (_ *Result, err error) {
 	// Push it, as far as it isn't there.
 	pushed, err := Push(ctx, r.Console, r.Site, cache.PushRequest{
 		Root: closure.Root, Infos: closure.Infos, Source: closure.Source, Previous: p.previous(ctx, closure),
-	})
+	}, closure.found()...)
 	if err != nil {
 		return nil, err
 	}
@@ -154,11 +159,12 @@ func Run(ctx context.Context, r Request) (_ *Result, err error) {
 // A publisher is a request at work.
 type publisher struct {
 	*Request
+	started int64
 	targets []*Target // the pointers to move, in that order
 }
 
 func newPublisher(r *Request) *publisher {
-	p := &publisher{Request: r}
+	p := &publisher{Request: r, started: time.Now().Unix()}
 	for _, name := range append(slices.Clone(r.To), r.Pointer) {
 		p.targets = append(p.targets, NewTarget(r.Site, name))
 	}
@@ -212,7 +218,7 @@ func (p *publisher) read(ctx context.Context) error {
 // told before anything is pushed.
 func (p *publisher) preview(ctx context.Context, closure *Closure) error {
 	if closure.Origin == nil {
-		return p.last().checkCondition(p.IfGeneration, closure.Root)
+		return p.last().CheckCondition(p.IfGeneration, closure.Root)
 	}
 	for _, t := range p.targets {
 		if err := t.Preview(ctx, p.proposal(t, closure, closure.rootNarHash(), pointer.Sizes{})); err != nil {
@@ -251,6 +257,9 @@ func (p *publisher) move(ctx context.Context, closure *Closure, pushed *cache.Pu
 			return nil, err
 		}
 		SayOutcome(p.Console, t.Name, outcome)
+		if DropsMessage(p.Message, outcome) {
+			p.Console.Say(MessageDropped)
+		}
 		if changed != nil && i == len(p.targets)-1 { // in a wave, they are much the same
 			p.Console.Text(changed.Text(p.Console.Live()))
 		}
@@ -275,15 +284,25 @@ func (p *publisher) proposal(t *Target, closure *Closure, narHash nix.Hash, size
 			Revision:   closure.Revision,
 			Origin:     closure.Origin,
 			Message:    message,
+			Started:    cmp.Or(closure.Started, p.started),
 			Sizes:      sizes,
 		},
-		AllowOlder: p.AllowOlder,
-		Seen:       t.History,
+		AllowOlder:  p.AllowOlder,
+		Seen:        t.History,
+		SeenLongAgo: closure.Slow,
 	}
 	if t.Name == p.Pointer {
 		proposal.IfGeneration = p.IfGeneration
 	}
 	return proposal
+}
+
+// found is the closure as the site's cache was found to have it, if it was.
+func (c *Closure) found() []*cache.Closure {
+	if c.Found == nil {
+		return nil
+	}
+	return []*cache.Closure{c.Found}
 }
 
 // rootNarHash is the hash of the root's NAR, as its source has it.
@@ -318,9 +337,11 @@ func names(targets []*Target) string {
 	return strings.Join(names, ", ")
 }
 
-// ReadSystem returns what a closure runs on: a NixOS system says so, in a path of
-// symlinks and small files; anything else was built here, for a machine like this
-// one.
+// UnknownSystem is the system of a closure that nobody knows it of.
+const UnknownSystem = "unknown"
+
+// ReadSystem returns what a closure runs on, if its root says so, as a NixOS system
+// does in a path of symlinks and small files; else "".
 func ReadSystem(ctx context.Context, source cache.Source, root nix.StorePath, infos []nix.PathInfo) (string, error) {
 	const largest = 16 << 20 // bytes, a hundred times a NixOS system's
 	for _, info := range infos {
@@ -335,16 +356,7 @@ func ReadSystem(ctx context.Context, source cache.Source, root nix.StorePath, in
 			return s, nil
 		}
 	}
-	return OwnSystem(), nil
-}
-
-// OwnSystem is this machine's.
-func OwnSystem() string {
-	architecture := map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH]
-	if architecture == "" {
-		architecture = runtime.GOARCH
-	}
-	return architecture + "-" + runtime.GOOS
+	return "", nil
 }
 
 // IsSystem says whether s has the form of a system, such as x86_64-linux.

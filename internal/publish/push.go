@@ -13,13 +13,18 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
-// Push pushes closures to a site's cache, and tells a person how that goes.
-func Push(ctx context.Context, c *console.Console, s *site.Site, req cache.PushRequest) (*cache.Pushed, error) {
+// Push pushes closures to a site's cache, and tells a person how that goes, unless
+// all of them are among those that the cache was found to have: there is nothing to
+// send then.
+func Push(ctx context.Context, c *console.Console, s *site.Site, req cache.PushRequest, found ...*cache.Closure) (*cache.Pushed, error) {
+	there := isThere(req, found)
 	what := "the closure of " + req.Root.String()
 	if n := len(req.Also); n > 0 {
 		what = console.Count(n+1, "closure")
 	}
-	c.Say("pushing %s (%s) to %s", what, console.Amount(len(req.Infos), narSize(req.Infos)), s.Cache)
+	if !there {
+		c.Say("pushing %s (%s) to %s", what, console.Amount(len(req.Infos), narSize(req.Infos)), s.Cache)
+	}
 	req.Upstreams = s.Upstreams
 	req.Meter = new(cache.Meter)
 	stop := c.Progress("pushing", req.Meter)
@@ -28,7 +33,9 @@ func Push(ctx context.Context, c *console.Console, s *site.Site, req cache.PushR
 	if err != nil {
 		return nil, err
 	}
-	c.Say("sent %s", Sent(pushed))
+	if !there || pushed.SentPaths > 0 {
+		c.Say("sent %s", Sent(pushed))
+	}
 	if n := len(pushed.Unaddressed); n > 0 {
 		c.Warn("left out the content address of %s, which does not hold: %v", console.Count(n, "path"), pushed.Unaddressed)
 	}
@@ -36,6 +43,17 @@ func Push(ctx context.Context, c *console.Console, s *site.Site, req cache.PushR
 		c.Warn("the cache has %s with another content than what is put, and hosts will run the cache's: %v", console.Count(n, "path"), pushed.Unreproducible)
 	}
 	return pushed, nil
+}
+
+// isThere says whether what is to be pushed are closures that the cache was found to
+// have, and has all of itself.
+func isThere(req cache.PushRequest, found []*cache.Closure) bool {
+	itself := map[nix.StorePath]bool{}
+	for _, closure := range found {
+		itself[closure.Root] = !slices.ContainsFunc(closure.Paths, func(ni cache.NarInfo) bool { return ni.Upstream() != "" })
+	}
+	lacks := func(root nix.StorePath) bool { return !itself[root] }
+	return itself[req.Root] && !slices.ContainsFunc(req.Also, lacks)
 }
 
 // Release gives up the leases of a push.

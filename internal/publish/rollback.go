@@ -15,10 +15,9 @@ type RollbackRequest struct {
 	Site    *site.Site
 	Console *console.Console
 
-	Pointer    pointer.Name
-	To         uint64 // a generation's number; 0: the last before the newest that has another path
-	Reason     string // for those who read the history
-	Provenance pointer.Provenance
+	Pointer pointer.Name
+	To      uint64 // a generation's number; 0: the last before the newest that has another path
+	Reason  string // for those who read the history
 }
 
 // Rollback makes the path of an earlier generation the newest again, under the
@@ -34,10 +33,12 @@ func Rollback(ctx context.Context, r RollbackRequest) (*Move, error) {
 	if err := t.Read(ctx); err != nil {
 		return nil, err
 	}
-	newest, _ := t.History.Newest()
+	newest, err := t.FindIn(ctx, t.History, 0)
+	if err != nil {
+		return nil, err
+	}
 	number := r.To
 	if number == 0 {
-		var err error
 		if number, err = t.before(newest); err != nil {
 			return nil, err
 		}
@@ -68,11 +69,10 @@ func Rollback(ctx context.Context, r RollbackRequest) (*Move, error) {
 		System:  g.System,
 		NarHash: g.NarHash,
 		Details: pointer.Details{
-			Provenance: r.Provenance,
-			Revision:   g.Details.Revision,
-			Origin:     origin,
-			Message:    message,
-			Sizes:      pointer.Sizes{Paths: len(closure.Paths), NarSize: closure.NarSize()},
+			Revision: g.Details.Revision,
+			Origin:   origin,
+			Message:  message,
+			Sizes:    pointer.Sizes{Paths: len(closure.Paths), NarSize: closure.NarSize()},
 		},
 		IfGeneration: &newest.Number,
 		AllowOlder:   true,
@@ -91,16 +91,13 @@ func Rollback(ctx context.Context, r RollbackRequest) (*Move, error) {
 // itself.
 func (t *Target) before(newest pointer.Generation) (uint64, error) {
 	current := newest.Number
-	if origin := newest.Details.Origin; origin != nil && origin.Pointer == t.Name {
-		current = origin.Generation
+	if number, ok := t.WentBack(t.History, newest); ok {
+		current = number
 	}
 	for _, g := range t.History.Generations {
 		if g.Number < current && g.Path != newest.Path {
 			return g.Number, nil
 		}
-	}
-	if newest.Number == 0 { // FindIn has the words for it
-		return 1, nil
 	}
 	return 0, hint.With(fmt.Errorf("%s has no generation before %d with another path", t.Pointer, current),
 		"name the one to go back to by its number; history lists them")

@@ -22,16 +22,15 @@ func TestSystem(t *testing.T) {
 		}
 		return got
 	}
-	here := system()
-	if !strings.HasSuffix(here, "-linux") || here == "amd64-linux" || here == "arm64-linux" {
-		t.Errorf("without a file: got %s, which Nix doesn't know", here)
+	if got := system(); got != "" {
+		t.Errorf("without a file: got %s", got)
 	}
 	for content, want := range map[string]string{
 		"aarch64-linux":            "aarch64-linux",
 		"riscv64-linux\n":          "riscv64-linux",
-		"":                         here,
-		"x86_64-linux; rm -rf /":   here,
-		strings.Repeat("x", 70000): here,
+		"":                         "",
+		"x86_64-linux; rm -rf /":   "",
+		strings.Repeat("x", 70000): "",
 	} {
 		if err := os.WriteFile(filepath.Join(dir, "system"), []byte(content), 0o644); err != nil {
 			t.Fatal(err)

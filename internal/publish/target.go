@@ -67,12 +67,12 @@ func (t *Target) closure(ctx context.Context, root nix.StorePath) (*cache.Closur
 	return t.known, nil
 }
 
-// checkCondition returns an error if the pointer may not move to root because its
+// CheckCondition returns an error if the pointer may not move to root because its
 // newest generation isn't the one that is wanted. That of root itself is always
-// right: nothing moves then.
-func (t *Target) checkCondition(want *uint64, root nix.StorePath) error {
+// right: nothing moves then. A root that isn't known yet, which is zero, may be that.
+func (t *Target) CheckCondition(want *uint64, root nix.StorePath) error {
 	newest, _ := t.History.Newest()
-	if want == nil || *want == newest.Number || !root.IsZero() && newest.Path == root {
+	if want == nil || *want == newest.Number || root.IsZero() || newest.Path == root {
 		return nil
 	}
 	return hint.With(fmt.Errorf("%s has moved: %w", t.Pointer, &pointer.MovedError{Want: *want, Got: newest.Number}),
@@ -148,9 +148,21 @@ func (t *Target) hasChanges(ctx context.Context, g pointer.Generation) bool {
 	return !errors.Is(err, blob.ErrNotExist)
 }
 
+// DropsMessage says whether a message is nowhere, because the pointer has no new
+// generation.
+func DropsMessage(message string, outcome pointer.Outcome) bool {
+	return message != "" && !outcome.Moved && outcome.Generation.Details.Message != message
+}
+
+// MessageDropped tells a person that DropsMessage.
+const MessageDropped = "the message is not recorded: where nothing moves, there is no new generation to have it"
+
 // SayOutcome tells a person what became of a pointer.
 func SayOutcome(c *console.Console, name pointer.Name, outcome pointer.Outcome) {
 	g := outcome.Generation
+	if r := outcome.Replaced; r != nil {
+		c.Warn("somebody else made generation %d of %s (%s) while this was in the making: generation %d replaces it", r.Number, name, r.Path, g.Number)
+	}
 	switch {
 	case outcome.Moved:
 		c.Say("%s moved to generation %d: %s", name, g.Number, g.Path)
