@@ -66,7 +66,7 @@ lint: ## what tools can see without running anything
 	go vet ./...
 	go tool -modfile=ci/tools/go.mod staticcheck ./...
 	ci/get shellcheck
-	shellcheck --shell=sh ci/image/build ci/tasks/*.sh ci/rehearsal/machine/*.sh
+	shellcheck --shell=sh ci/host ci/image/build ci/examples/*.sh ci/tasks/*.sh ci/rehearsal/machine/*.sh
 
 # What the programs say of themselves: the last release, and how many commits ago it was.
 version = $(or $(patsubst v%,%,$(shell git describe --tags --match 'v*' 2>/dev/null)),dev)
