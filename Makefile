@@ -25,7 +25,7 @@ test: lint build ## all tests, against real Nixes and real servers, with the rac
 .PHONY: test-minio
 test-minio: ## the tests of S3 on a MinIO server, too
 	ci/servers/build minio
-	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_MINIO=1 go test -run MinIO ./internal/blob/...
+	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_MINIO=1 go test -run MinIO ./internal/blob/... ./ci/e2e
 
 .PHONY: soak
 soak: ## let the network play up for ten minutes (FAULT_SECONDS has the time, FAULT_SEED repeats one)
