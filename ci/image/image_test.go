@@ -90,6 +90,7 @@ func TestImages(t *testing.T) {
 	}
 
 	testTasks(t, s, full)
+	testSandbox(t, s, full)
 
 	s.cache.mu.Lock()
 	defer s.cache.mu.Unlock()
@@ -205,7 +206,7 @@ func (s *story) run(of image, env []string, program, dir string, request map[str
 		s.t.Fatal(err)
 	}
 	c := start(s.t, of, env, s.cache, mounts...)
-	return c.exec(string(stdin), []string{"BUILD_TEAM_NAME=main", "BUILD_PIPELINE_NAME=web", "BUILD_JOB_NAME=build", "BUILD_NAME=1", "ATC_EXTERNAL_URL=https://ci.example.org"},
+	return c.exec(string(stdin), []string{"BUILD_ID=4711", "BUILD_TEAM_NAME=main", "BUILD_PIPELINE_NAME=web", "BUILD_JOB_NAME=build", "BUILD_NAME=1", "ATC_EXTERNAL_URL=https://ci.example.org"},
 		"/opt/resource/"+program, dir)
 }
 

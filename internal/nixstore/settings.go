@@ -87,13 +87,20 @@ func (s *Store) conf(why purpose, i Isolation) (conf, netrc string) {
 		set("netrc-file", fmt.Sprintf("/proc/self/fd/%d", netrcFD))
 	}
 
-	// As if the environment had it, and then what the user has written down.
-	for _, lines := range []string{os.Getenv("NIX_CONFIG"), o.Lines} {
+	b.WriteString(o.written())
+	return b.String(), netrc
+}
+
+// written are the lines of nix.conf that have the last word: those of the
+// environment, and then what the user has written down.
+func (s *Settings) written() string {
+	var b strings.Builder
+	for _, lines := range []string{os.Getenv("NIX_CONFIG"), s.Lines} {
 		if lines != "" {
 			b.WriteString(strings.TrimSuffix(lines, "\n") + "\n")
 		}
 	}
-	return b.String(), netrc
+	return b.String()
 }
 
 // logsIn says whether a process may have to log in to another machine by ssh.
