@@ -74,7 +74,7 @@ func warnOf(c *Console, name pointer.Name, history *pointer.History) {
 		c.Warn("%s: left out %s that no accepted key has signed", name, count(history.Skipped, "generation"))
 	}
 	if newest, ok := history.Newest(); ok && newest.Expired(time.Now()) {
-		c.Warn("generation %d of %s expired at %s: hosts don't start to follow it; put it again to renew it",
+		c.Warn("generation %d of %s expired at %s: hosts that heed that don't start to follow it; put it again to renew it",
 			newest.Number, name, time.Unix(newest.Expires, 0).UTC().Format(time.RFC3339))
 	}
 }
