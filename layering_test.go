@@ -25,18 +25,19 @@ const module = "github.com/nixos-closure/nixos-closure-resource/"
 // resource hands to it.
 var rooms = map[string][]string{
 	"cmd":                  {"resource", "internal/command"},
-	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint", "internal/version"},
+	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/tempdir", "internal/hint", "internal/version"},
 	"resource":             {"internal/handover", "internal/changes", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/substituter": {"internal/cache", "internal/blob", "internal/nix"},
-	"internal/handover":    {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/handover":    {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/tempdir", "internal/hint"},
 	"internal/changes":     {"internal/blob", "internal/nix", "internal/hint"},
 	"internal/cache":       {"internal/blob", "internal/nar", "internal/nix", "internal/hint"},
 	"internal/pointer":     {"internal/blob", "internal/nix", "internal/hint"},
-	"internal/nixstore":    {"internal/nar", "internal/nix", "internal/hint"},
+	"internal/nixstore":    {"internal/nar", "internal/nix", "internal/tempdir", "internal/hint"},
 	"internal/blob":        {"internal/hint", "internal/version"},
 	"internal/nar":         {},
 	"internal/nix":         {"internal/hint"},
 	"internal/hint":        {},
+	"internal/tempdir":     {},
 	"internal/version":     {},
 }
 
@@ -80,6 +81,29 @@ func TestImportsGoOneWay(t *testing.T) {
 				if within(path, prefix) && !slices.Contains(r.rooms, room) {
 					t.Errorf("%s imports %s: %s", pkg, path, r.why)
 				}
+			}
+		}
+	}
+}
+
+// What the programs need while they run is made by tempdir, which removes what
+// those have left that were killed.
+func TestTemporaryDirectories(t *testing.T) {
+	for pkg := range packages(t) {
+		if room := roomOf(pkg); slices.Contains(forTests, room) || room == "internal/tempdir" {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(pkg, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasSuffix(file, "_test.go") && (strings.Contains(string(text), "os.MkdirTemp(") || strings.Contains(string(text), "os.CreateTemp(")) {
+				t.Errorf("%s makes a temporary file or directory by itself: use internal/tempdir", file)
 			}
 		}
 	}

@@ -9,6 +9,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/tempdir"
 )
 
 func newPromote(a *app) *cobra.Command {
@@ -25,10 +26,12 @@ other pointer is in that cache. REF may also be the directory of a get or a fetc
 		RunE: func(cmd *cobra.Command, args []string) error {
 			candidate := args[0]
 			if _, err := os.Stat(filepath.Join(candidate, "generation.json")); err != nil {
-				if candidate, err = os.MkdirTemp("", "nixos-closure-"); err != nil {
+				dir, err := tempdir.New("candidate")
+				if err != nil {
 					return err
 				}
-				defer os.RemoveAll(candidate)
+				defer dir.Remove()
+				candidate = dir.Path()
 				if err := a.candidate(cmd.Context(), args[0], candidate); err != nil {
 					return err
 				}

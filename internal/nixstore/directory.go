@@ -15,6 +15,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/tempdir"
 )
 
 // A Directory is a store below a directory that somebody else has made, with
@@ -24,7 +25,7 @@ import (
 type Directory struct {
 	dir  string // without nix/store
 	db   *sql.DB
-	copy string // the directory that the database was copied to
+	copy *tempdir.Dir // that the database was copied to
 }
 
 // IsDirectory says whether a store lies below dir.
@@ -52,7 +53,7 @@ func OpenDirectory(ctx context.Context, dir string) (_ *Directory, err error) {
 		return nil, err
 	}
 	// It is our own copy, which SQLite may bring up to date from its log.
-	dsn := url.URL{Scheme: "file", Path: filepath.Join(d.copy, "db.sqlite"), RawQuery: "_pragma=trusted_schema(off)&_pragma=query_only(on)"}
+	dsn := url.URL{Scheme: "file", Path: filepath.Join(d.copy.Path(), "db.sqlite"), RawQuery: "_pragma=trusted_schema(off)&_pragma=query_only(on)"}
 	if d.db, err = sql.Open("sqlite", dsn.String()); err != nil {
 		return nil, err
 	}
@@ -88,11 +89,11 @@ func (d *Directory) copyDatabase() error {
 	if got := strings.TrimSpace(string(schema)); got != schemaVersion {
 		return fmt.Errorf("its database has schema %q, and %s is what is known", got, schemaVersion)
 	}
-	if d.copy, err = os.MkdirTemp("", "nixos-closure-db-*"); err != nil {
+	if d.copy, err = tempdir.New("db"); err != nil {
 		return err
 	}
 	for _, suffix := range []string{"", "-wal", "-journal"} {
-		err := copyFile(root, databaseFile+suffix, filepath.Join(d.copy, "db.sqlite"+suffix))
+		err := copyFile(root, databaseFile+suffix, filepath.Join(d.copy.Path(), "db.sqlite"+suffix))
 		if err != nil && !(suffix != "" && errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
@@ -125,9 +126,7 @@ func (d *Directory) Close() error {
 	if d.db != nil {
 		err = d.db.Close()
 	}
-	if d.copy != "" {
-		err = errors.Join(err, os.RemoveAll(d.copy))
-	}
+	err = errors.Join(err, d.copy.Remove())
 	return err
 }
 
