@@ -21,13 +21,14 @@ import (
 // of Caches, too: no cache that can be put to wants one.
 func decodeNix(o *object, netrc string) nixstore.Settings {
 	return nixstore.Settings{
-		Builders:     strings.Join(o.texts("builders"), "\n"),
-		Store:        parsed(o, "store", parseStore),
-		Lines:        parsed(o, "nix_config", parseNixConfig),
-		AccessTokens: accessTokens(o),
-		Netrc:        netrc,
-		SSHKey:       parsed(o, "ssh_key", nixstore.ParseSSHKey),
-		KnownHosts:   strings.Join(o.texts("ssh_known_hosts"), "\n"),
+		NoSubstituters: o.has("substituters") && len(o.list("substituters")) == 0,
+		Builders:       strings.Join(o.texts("builders"), "\n"),
+		Store:          parsed(o, "store", parseStore),
+		Lines:          parsed(o, "nix_config", parseNixConfig),
+		AccessTokens:   accessTokens(o),
+		Netrc:          netrc,
+		SSHKey:         parsed(o, "ssh_key", nixstore.ParseSSHKey),
+		KnownHosts:     strings.Join(o.texts("ssh_known_hosts"), "\n"),
 	}
 }
 

@@ -19,9 +19,12 @@ import (
 type Settings struct {
 	Substituters []string // URLs, besides the machine's own
 	PublicKeys   nix.Keys // trusted besides the machine's own
-	Builders     string   // as Nix has it: a machine on each line, or between semicolons
-	Lines        string   // of nix.conf; they have the last word
-	Store        string   // the URL, ssh-ng://…, of the store to build in and to read; empty for this machine's
+
+	NoSubstituters bool // of the machine's own: Substituters are all there are
+
+	Builders string // as Nix has it: a machine on each line, or between semicolons
+	Lines    string // of nix.conf; they have the last word
+	Store    string // the URL, ssh-ng://…, of the store to build in and to read; empty for this machine's
 
 	// Secrets that evaluation may use to fetch what it evaluates. Builds get
 	// none of them, but for SSHKey where they run on other machines, and Netrc
@@ -62,6 +65,9 @@ func (s *Store) conf(why purpose, i Isolation) (conf, netrc string) {
 		}
 	}
 	o := &s.settings
+	if o.NoSubstituters {
+		b.WriteString("substituters =\n")
+	}
 	set("extra-substituters", strings.Join(o.Substituters, " "))
 	keys := make([]string, len(o.PublicKeys))
 	for i, key := range o.PublicKeys {
