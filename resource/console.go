@@ -34,6 +34,11 @@ type Console struct {
 	mid   bool // what was passed through ended in the middle of a line
 }
 
+// taskTerminal is how wide and how high Concourse says that the terminal of each
+// task is, which is no terminal but the log of a build (concourse/concourse,
+// atc/exec/task_step.go).
+const taskTerminal = 500
+
 // NewConsole returns the console on w. A person is watching if w is a terminal,
 // or a pipe in a step of Concourse, which sets BUILD_ID.
 func NewConsole(w io.Writer, getenv func(string) string) *Console {
@@ -43,7 +48,12 @@ func NewConsole(w io.Writer, getenv func(string) string) *Console {
 		pipe := err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0
 		c.live = pipe && getenv("BUILD_ID") != ""
 		if term.IsTerminal(int(f.Fd())) {
-			c.live, c.columns = true, func() int {
+			c.live = true
+			width, height, _ := term.GetSize(int(f.Fd()))
+			if width == taskTerminal && height == taskTerminal {
+				return c
+			}
+			c.columns = func() int {
 				width, _, _ := term.GetSize(int(f.Fd()))
 				return width
 			}

@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -98,6 +99,44 @@ func TestConsoleIsLive(t *testing.T) {
 	} {
 		if got := NewConsole(test.w, func(string) string { return test.buildID }).live; got != test.want {
 			t.Errorf("%s: got %v, want %v", test.name, got, test.want)
+		}
+	}
+}
+
+// On a terminal progress is drawn for who sits before it; in a task, which has
+// one, too, as in any other step.
+func TestConsoleOfTask(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("there are no terminals here: %v", err)
+	}
+	defer master.Close()
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	for size, want := range map[unix.Winsize]int{
+		{Col: 80, Row: 24}:   80,
+		{Col: 500, Row: 60}:  500,
+		{Col: 500, Row: 500}: 0,
+	} {
+		if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &size); err != nil {
+			t.Fatal(err)
+		}
+		c, got := NewConsole(terminal, func(string) string { return "" }), 0
+		if c.columns != nil {
+			got = c.columns()
+		}
+		if !c.live || got != want {
+			t.Errorf("%+v: live: %v, %d columns to draw in, want %d", size, c.live, got, want)
 		}
 	}
 }
