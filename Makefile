@@ -33,16 +33,26 @@ soak: ## let the network play up for ten minutes (FAULT_SECONDS has the time, FA
 	ci/servers/build
 	NIXOS_CLOSURE_TEST_REQUIRE=1 FAULT_SECONDS=$${FAULT_SECONDS:-600} go test -timeout 0 -v -run TestFaultsAtRandom ./ci/e2e
 
+.PHONY: rootfs
+rootfs: ## build the images without a registry: bin/image/{full,slim}/rootfs.tgz; as root
+	ci/get busybox buildah nixos-nix
+	$(call build_image,slim)
+	$(call build_image,full)
+
 .PHONY: image
-image: ## build the images without a registry, test them, and leave bin/image/{full,slim}/rootfs.tgz
-	ci/get current busybox buildah runc nixos-nix
+image: rootfs ## rootfs, and test what it has built in containers like Concourse's; as root
+	ci/get current runc
 	ci/servers/build
-	@for target in slim full tests; do \
-	  echo "building $$target"; \
-	  VERSION=$(version) REVISION=$$(git rev-parse HEAD) IMAGE_GOCACHE=$(CURDIR)/.cache/images/go ci/image/build bin/image/$$target $$target || exit; \
-	done
-	ci/image/build bin/image/slim-arm64 slim linux/arm64
+	$(call build_image,slim,slim-arm64,linux/arm64)
+	$(call build_image,tests)
+	@echo "testing the images in containers: a minute or two" >&2
 	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_IMAGES=$(CURDIR)/bin/image NIXOS_CLOSURE_TEST_IMAGE_VERSION=$(version) go test -count=1 ./ci/image
+
+# $(call build_image,TARGET[,DIR[,PLATFORM]]): see ci/image/build.
+define build_image
+@echo "building the image $(or $(2),$(1))" >&2
+@VERSION=$(version) REVISION=$$(git rev-parse HEAD) IMAGE_GOCACHE=$(CURDIR)/.cache/images/go ci/image/build bin/image/$(or $(2),$(1)) $(1) $(3)
+endef
 
 .PHONY: vm-test
 vm-test: ## boot machines, and see what the test of a system lets through and what it doesn't
