@@ -74,7 +74,7 @@ func Open(ctx context.Context, name string, root nix.StorePath) (_ *Closure, err
 		}
 		if inner == "" {
 			return nil, hint.With(errors.New("it is neither a binary cache (there is no nix-cache-info) nor a store (there is no nix/var/nix/db/db.sqlite)"),
-				"make it with nix copy --to file://$PWD/built/cache or nix --store $PWD/built/store build, and hand over just that, as a directory or as a tar")
+				"make it with nix copy --to file://$PWD/built/cache or nix-build --store $PWD/built/store, and hand over just that, as a directory or as a tar")
 		}
 		dir = inner
 	}
