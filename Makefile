@@ -10,8 +10,12 @@ help: ## this list
 demo: ## put a small system into a cache, check, get it, and switch a host to it
 	ci/demo
 
+.PHONY: try
+try: ## a shell in which everything is at hand, for docs/tutorial.md
+	@ci/try $(CURDIR)/.cache/try
+
 .PHONY: rehearsal
-rehearsal: build ## play a whole pipeline without Concourse: prints docs/tutorial.md
+rehearsal: bin/linux-$(shell go env GOARCH) ## play a whole pipeline without Concourse, as docs/tutorial.md tells
 	@ci/get current busybox
 	@PATH="$(CURDIR)/.cache/nix/current/bin:$$PATH" go run ./ci/rehearsal bin/linux-$$(go env GOARCH)
 
@@ -76,7 +80,7 @@ lint: ## what tools can see without running anything
 	go vet ./...
 	go tool -modfile=ci/tools/go.mod staticcheck ./...
 	ci/get shellcheck
-	shellcheck --shell=sh ci/host ci/image/build ci/examples/*.sh ci/tasks/*.sh ci/rehearsal/machine/*.sh
+	shellcheck --shell=sh ci/host ci/try ci/image/build ci/examples/*.sh ci/tasks/*.sh ci/rehearsal/machine/*.sh
 
 # What the programs say of themselves: the last release, and how many commits ago it was.
 version = $(or $(patsubst v%,%,$(shell git describe --tags --match 'v*' 2>/dev/null)),dev)
