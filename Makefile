@@ -8,7 +8,7 @@ help: ## this list
 
 .PHONY: demo
 demo: ## put a small system into a cache, check, get it, and switch a host to it
-	ci/demo
+	@ci/demo
 
 .PHONY: try
 try: ## a shell in which everything is at hand, for docs/tutorial.md

@@ -146,6 +146,21 @@ func (s *shell) run(t *testing.T, text string) (output, status string) {
 	}
 }
 
+// The demo goes to its end, which says what to do next.
+func TestDemo(t *testing.T) {
+	prepareMachine(t)
+	cmd := exec.Command("ci/demo")
+	cmd.Env = append(os.Environ(), "DEMO="+filepath.Join(nixtest.TempDir(t), "demo"))
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	_, next, _ := strings.Cut(string(out), "\nNext\n")
+	if !strings.Contains(next, "make try") {
+		t.Errorf("the demo ends otherwise:\n%s", out)
+	}
+}
+
 // And what the comparison lets through, and what it doesn't.
 func TestLoosely(t *testing.T) {
 	const output = "sent 3 paths, 1.5 MiB (12 B compressed)\nfirst\nsecond\n/nix/store/00bgd045z0d4icpbc2yyz4gx48ak44la-nginx\n"
