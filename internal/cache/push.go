@@ -120,7 +120,10 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // of what was made ahead in vain
+	defer func() { // of what was made ahead in vain
+		cancel()
+		u.making.Wait()
+	}()
 	have, err := c.present(ctx, req, local, listed, begun && c.store.Capabilities().Conditional, u)
 	if err != nil {
 		return err

@@ -44,6 +44,7 @@ type uploader struct {
 	buffered *semaphore.Weighted // bytes of small NARs
 	writing  *semaphore.Weighted // narinfos being written
 	ahead    map[nix.StorePath]*preparedFile
+	making   sync.WaitGroup // files ahead
 
 	mu    sync.Mutex
 	nodes map[nix.StorePath]*node
@@ -256,7 +257,7 @@ type preparedFile struct {
 
 // makeAhead begins to make files of small NARs that the cache is being asked for.
 // Most likely it hasn't got them, as no manifest lists them; so that time is not
-// spent on waiting alone.
+// spent on waiting alone. Whoever calls it waits for u.making in the end.
 func (u *uploader) makeAhead(ctx context.Context, infos []nix.PathInfo) {
 	if _, ok := u.source.(*cacheSource); ok {
 		return // that would take requests, too
@@ -269,13 +270,13 @@ func (u *uploader) makeAhead(ctx context.Context, infos []nix.PathInfo) {
 		size += info.NarSize
 		p := &preparedFile{narinfo: NarInfo{PathInfo: info, Compression: u.compress.compression}, there: make(chan struct{})}
 		u.ahead[info.Path] = p
-		go func() {
+		u.making.Go(func() {
 			defer close(p.there)
 			if p.err = u.reading.Acquire(ctx, 1); p.err == nil {
 				p.err = u.dump(ctx, &p.narinfo, &p.file, nil)
 				u.reading.Release(1)
 			}
-		}()
+		})
 	}
 }
 
