@@ -1,6 +1,7 @@
 package ci_test
 
 import (
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -77,4 +78,38 @@ func TestReadmeKey(t *testing.T) {
 			t.Errorf("the public key is %q (%v), want %s", public, err, secret.Public())
 		}
 	})
+}
+
+// A test that a document names for what it claims is there.
+func TestNamedTests(t *testing.T) {
+	tests := map[string]bool{}
+	err := filepath.WalkDir("..", func(name string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if entry.IsDir() && strings.HasPrefix(entry.Name(), ".") && entry.Name() != ".." {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(name, "_test.go") {
+			for _, match := range regexp.MustCompile(`(?m)^func (Test\w+)\(t \*testing\.T\)`).FindAllSubmatch(read(t, name), -1) {
+				tests[string(match[1])] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var named int
+	for _, file := range append(glob(t, "../docs/*.md"), "../README.md") {
+		for _, match := range regexp.MustCompile("`(Test\\w+)`").FindAllSubmatch(read(t, file), -1) {
+			named++
+			if !tests[string(match[1])] {
+				t.Errorf("%s names %s, which is no test", file, match[1])
+			}
+		}
+	}
+	if named < 20 {
+		t.Errorf("found %d tests that are named", named)
+	}
 }
