@@ -8,10 +8,14 @@ help: ## this list
 
 .PHONY: demo
 demo: ## put a small system into a cache, check, get it, and switch a host to it
-	ci/demo
+	@ci/demo
+
+.PHONY: try
+try: ## a shell in which everything is at hand, for docs/tutorial.md
+	@ci/try $(CURDIR)/.cache/try
 
 .PHONY: rehearsal
-rehearsal: build ## play a whole pipeline without Concourse: prints docs/tutorial.md
+rehearsal: bin/linux-$(shell go env GOARCH) ## play a whole pipeline without Concourse, as docs/tutorial.md tells
 	@ci/get current busybox
 	@PATH="$(CURDIR)/.cache/nix/current/bin:$$PATH" go run ./ci/rehearsal bin/linux-$$(go env GOARCH)
 
@@ -25,7 +29,7 @@ test: lint build ## all tests, against real Nixes and real servers, with the rac
 .PHONY: test-minio
 test-minio: ## the tests of S3 on a MinIO server, too
 	ci/servers/build minio
-	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_MINIO=1 go test -run MinIO ./internal/blob/...
+	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_MINIO=1 go test -run MinIO ./internal/blob/... ./ci/e2e
 
 .PHONY: soak
 soak: ## let the network play up for ten minutes (FAULT_SECONDS has the time, FAULT_SEED repeats one)
@@ -33,16 +37,26 @@ soak: ## let the network play up for ten minutes (FAULT_SECONDS has the time, FA
 	ci/servers/build
 	NIXOS_CLOSURE_TEST_REQUIRE=1 FAULT_SECONDS=$${FAULT_SECONDS:-600} go test -timeout 0 -v -run TestFaultsAtRandom ./ci/e2e
 
+.PHONY: rootfs
+rootfs: ## build the images without a registry: bin/image/{full,slim}/rootfs.tgz; as root
+	ci/get busybox buildah nixos-nix
+	$(call build_image,slim)
+	$(call build_image,full)
+
 .PHONY: image
-image: ## build the images without a registry, test them, and leave bin/image/{full,slim}/rootfs.tgz
-	ci/get current busybox buildah runc nixos-nix
+image: rootfs ## rootfs, and test what it has built in containers like Concourse's; as root
+	ci/get current runc
 	ci/servers/build
-	@for target in slim full tests; do \
-	  echo "building $$target"; \
-	  VERSION=$(version) REVISION=$$(git rev-parse HEAD) IMAGE_GOCACHE=$(CURDIR)/.cache/images/go ci/image/build bin/image/$$target $$target || exit; \
-	done
-	ci/image/build bin/image/slim-arm64 slim linux/arm64
+	$(call build_image,slim,slim-arm64,linux/arm64)
+	$(call build_image,tests)
+	@echo "testing the images in containers: a minute or two" >&2
 	NIXOS_CLOSURE_TEST_REQUIRE=1 NIXOS_CLOSURE_TEST_IMAGES=$(CURDIR)/bin/image NIXOS_CLOSURE_TEST_IMAGE_VERSION=$(version) go test -count=1 ./ci/image
+
+# $(call build_image,TARGET[,DIR[,PLATFORM]]): see ci/image/build.
+define build_image
+@echo "building the image $(or $(2),$(1))" >&2
+@VERSION=$(version) REVISION=$$(git rev-parse HEAD) IMAGE_GOCACHE=$(CURDIR)/.cache/images/go ci/image/build bin/image/$(or $(2),$(1)) $(1) $(3)
+endef
 
 .PHONY: vm-test
 vm-test: ## boot machines, and see what the test of a system lets through and what it doesn't
@@ -66,7 +80,7 @@ lint: ## what tools can see without running anything
 	go vet ./...
 	go tool -modfile=ci/tools/go.mod staticcheck ./...
 	ci/get shellcheck
-	shellcheck --shell=sh ci/image/build ci/tasks/*.sh ci/rehearsal/machine/*.sh
+	shellcheck --shell=sh ci/host ci/try ci/image/build ci/examples/*.sh ci/tasks/*.sh ci/rehearsal/machine/*.sh
 
 # What the programs say of themselves: the last release, and how many commits ago it was.
 version = $(or $(patsubst v%,%,$(shell git describe --tags --match 'v*' 2>/dev/null)),dev)

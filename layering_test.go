@@ -36,12 +36,12 @@ var rooms = map[string]room{
 	"internal/fields":      {"it knows the form of what people write, not its meaning", []string{"internal/hint"}},
 	"internal/console":     {"it knows people, not what runs", []string{"internal/hint"}},
 	"internal/substituter": {"it serves caches to Nix, and has no Nix run", []string{"internal/cache", "internal/blob", "internal/nix"}},
-	"internal/imports":     {"what earlier steps have left is read without Nix", []string{"internal/cache", "internal/store", "internal/blob", "internal/compression", "internal/regular", "internal/ctxio", "internal/nix", "internal/hint"}},
+	"internal/imports":     {"what earlier steps have left is read without Nix", []string{"internal/cache", "internal/store", "internal/blob", "internal/compression", "internal/regular", "internal/ctxio", "internal/nix", "internal/tempdir", "internal/hint"}},
 	"internal/changes":     {"it compares what it is given", []string{"internal/blob", "internal/nix", "internal/hint"}},
 	"internal/cache":       {"a cache knows no pointer and no store: who pushes hands it what to push", []string{"internal/blob", "internal/compression", "internal/nar", "internal/nix", "internal/hint"}},
 	"internal/pointer":     {"a pointer knows no cache: who moves it has seen to the closure", []string{"internal/blob", "internal/nix", "internal/hint"}},
-	"internal/nixcmd":      {"Nix is run for those who know why", []string{"internal/nar", "internal/ctxio", "internal/nix", "internal/hint"}},
-	"internal/store":       {"a store on disk is written and read without Nix", []string{"internal/nar", "internal/regular", "internal/ctxio", "internal/nix", "internal/hint"}},
+	"internal/nixcmd":      {"Nix is run for those who know why", []string{"internal/nar", "internal/ctxio", "internal/nix", "internal/tempdir", "internal/hint"}},
+	"internal/store":       {"a store on disk is written and read without Nix", []string{"internal/nar", "internal/regular", "internal/ctxio", "internal/nix", "internal/tempdir", "internal/hint"}},
 	"internal/blob":        {"a store of bytes that knew what they mean would have to learn each new meaning", []string{"internal/compression", "internal/ctxio", "internal/hint", "internal/version"}},
 	"internal/nar":         {"a leaf", nil},
 	"internal/nix":         {"Nix's words, and what is wrong with them", []string{"internal/hint"}},
@@ -49,6 +49,7 @@ var rooms = map[string]room{
 	"internal/compression": {"a leaf", nil},
 	"internal/regular":     {"a leaf", nil},
 	"internal/hint":        {"a leaf", nil},
+	"internal/tempdir":     {"a leaf", nil},
 	"internal/version":     {"a leaf", nil},
 }
 
@@ -121,6 +122,29 @@ func TestRoomsAreInOrder(t *testing.T) {
 		for _, reached := range append(reach(name, nil), name) {
 			if reached == "internal/nixcmd" {
 				t.Errorf("%s leads to %s, which starts other programs", name, reached)
+			}
+		}
+	}
+}
+
+// What the programs need while they run is made by tempdir, which removes what
+// those have left that were killed.
+func TestTemporaryDirectories(t *testing.T) {
+	for pkg := range packages(t) {
+		if room := roomOf(pkg); slices.Contains(forTests, room) || room == "internal/tempdir" {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(pkg, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.HasSuffix(file, "_test.go") && (strings.Contains(string(text), "os.MkdirTemp(") || strings.Contains(string(text), "os.CreateTemp(")) {
+				t.Errorf("%s makes a temporary file or directory by itself: use internal/tempdir", file)
 			}
 		}
 	}

@@ -1,6 +1,7 @@
 package ci_test
 
 import (
+	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
@@ -55,6 +56,26 @@ func TestSubstituterLine(t *testing.T) {
 	for _, info := range empty.All(t) {
 		if info.Path.Name() == "nixos-system-web-1-25.05" && len(info.Signatures) == 0 {
 			t.Errorf("%s was built, not taken from the get", info.Path)
+		}
+	}
+}
+
+// A current Nix that the machine has is used as it is, by whatever name it is
+// found: also if that is where it was linked to before.
+func TestGetUsesTheMachinesNix(t *testing.T) {
+	n, checkout := nixtest.Current(t), t.TempDir()
+	if err := os.CopyFS(filepath.Join(checkout, "ci"), os.DirFS(".")); err != nil {
+		t.Fatal(err)
+	}
+	linked := filepath.Join(checkout, ".cache/nix/current/bin")
+	for _, bin := range []string{filepath.Dir(n.Program("nix")), linked} {
+		cmd := exec.Command(filepath.Join(checkout, "ci/get"), "current")
+		cmd.Env = []string{"PATH=" + bin + ":" + os.Getenv("PATH")}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if out, err := exec.Command(filepath.Join(linked, "nix"), "--version").CombinedOutput(); err != nil || !strings.Contains(string(out), n.Version) {
+			t.Errorf("with %s on PATH: got %s (%v), want Nix %s", bin, out, err, n.Version)
 		}
 	}
 }

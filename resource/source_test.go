@@ -93,7 +93,7 @@ func TestSourceRefuses(t *testing.T) {
 		}},
 		{"a public key for a secret one", map[string]any{"signing_key": ours.Public}, []string{
 			"error: source.signing_key: this is the public key ours-1, where the secret key belongs",
-			"hint: the secret half is what nix key generate-secret wrote; its base64 part has 88 characters",
+			"hint: the secret half is what Nix wrote into the first of the two files; its base64 part has 88 characters",
 		}},
 		{"a secret key for a public one", map[string]any{"trusted_public_keys": []string{ours.Secret}}, []string{
 			"error: source.trusted_public_keys: this is the secret key ours-1, where a public key belongs",
@@ -101,7 +101,7 @@ func TestSourceRefuses(t *testing.T) {
 		}},
 		{"no key at all", map[string]any{"signing_key": "s3cret", "require_sigs": false}, []string{
 			"error: source.signing_key: this is not a secret key of Nix: want <name>:<base64 of 64 bytes>",
-			"hint: make one with: nix key generate-secret --key-name cache.example.org-1",
+			"hint: make one with: nix-store --generate-binary-cache-key cache.example.org-1 secret-key public-key",
 		}},
 		{"no lifetime", map[string]any{"signing_key": ours.Secret, "expires_after": "1 week"}, []string{
 			`error: source.expires_after: want a time of a minute or more, such as 168h or 7d, got "1 week"`,

@@ -83,26 +83,32 @@ func (p *proxy) serve(clientConn net.Conn) {
 		serverConn.Close()
 	})()
 	client, server := newSide(clientConn), newSide(serverConn)
-	asked, ended := make(chan *http.Request, 1), make(chan struct{})
+	requests, ended := make(chan asked, 1), make(chan struct{})
 	go func() {
-		p.passAnswers(server, client, asked)
+		p.passAnswers(server, client, requests)
 		client.CloseWrite()
 		close(ended)
 	}()
-	p.passRequests(client, server, asked, ended)
+	p.passRequests(client, server, requests, ended)
 	// A server may answer before it has read all, and go. To close a connection on which something is unread would
 	// take from the client the answer that is on its way.
-	close(asked)
+	close(requests)
 	io.Copy(io.Discard, client)
 	serverConn.Close()
 	<-ended
-	for range asked {
+	for range requests {
 		p.answered()
 	}
 }
 
+// asked is a request that has no answer yet.
+type asked struct {
+	*http.Request
+	row int // how many it is in a row
+}
+
 // passRequests passes requests, each when it was counted and delayed.
-func (p *proxy) passRequests(client, server side, asked chan<- *http.Request, ended <-chan struct{}) {
+func (p *proxy) passRequests(client, server side, requests chan<- asked, ended <-chan struct{}) {
 	for {
 		request, err := http.ReadRequest(client.buffered)
 		if err != nil {
@@ -110,11 +116,8 @@ func (p *proxy) passRequests(client, server side, asked chan<- *http.Request, en
 		}
 		row := p.arrived(request)
 		time.Sleep(p.delay)
-		p.mutex.Lock()
-		p.InARow = max(p.InARow, row) // before the answer, to which the next one may be due
-		p.mutex.Unlock()
 		select {
-		case asked <- request:
+		case requests <- asked{request, row}:
 		case <-ended:
 			p.answered()
 			return
@@ -134,20 +137,21 @@ func (p *proxy) passRequests(client, server side, asked chan<- *http.Request, en
 }
 
 // passAnswers passes the answers to the requests that were asked.
-func (p *proxy) passAnswers(server, client side, asked <-chan *http.Request) {
+func (p *proxy) passAnswers(server, client side, requests <-chan asked) {
 	for {
 		if _, err := server.buffered.Peek(1); err != nil {
 			return
 		}
-		request, ok := <-asked
+		request, ok := <-requests
 		if !ok {
 			return
 		}
-		response, err := http.ReadResponse(server.buffered, request)
+		response, err := http.ReadResponse(server.buffered, request.Request)
 		if err != nil {
 			p.answered()
 			return
 		}
+		p.answers(request.row)
 		m := message{response.Proto + " " + response.Status, response.Header, response.ContentLength, response.TransferEncoding != nil, response.Body}
 		switch {
 		case response.Body == http.NoBody:
@@ -164,7 +168,8 @@ func (p *proxy) passAnswers(server, client side, asked <-chan *http.Request) {
 	}
 }
 
-// arrived counts a request, and returns how many it may be in a row.
+// arrived counts a request, and returns how many it is in a row: one more than
+// any that an answer has begun to before.
 func (p *proxy) arrived(r *http.Request) int {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
@@ -176,6 +181,14 @@ func (p *proxy) arrived(r *http.Request) int {
 	}
 	p.Kinds[kind(r)]++
 	return p.InARow + 1
+}
+
+// answers counts that an answer is about to begin, to which the next request may
+// be due.
+func (p *proxy) answers(row int) {
+	p.mutex.Lock()
+	defer p.mutex.Unlock()
+	p.InARow = max(p.InARow, row)
 }
 
 // answered counts that a request isn't being answered any more.

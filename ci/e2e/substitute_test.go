@@ -3,10 +3,12 @@ package e2e_test
 import (
 	"crypto/ed25519"
 	"encoding/pem"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"golang.org/x/crypto/ssh"
@@ -92,4 +94,44 @@ func sshKey(t *testing.T) string {
 		t.Fatal(err)
 	}
 	return string(pem.EncodeToMemory(block))
+}
+
+// A put whose source has an empty list of substituters asks none that the
+// image's nix.conf has: it may be one without a way out.
+func TestNoSubstituters(t *testing.T) {
+	t.Parallel()
+	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {
+		t.Parallel()
+		var asked atomic.Int64
+		image := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			http.NotFound(w, r)
+		}))
+		defer image.Close()
+		for _, test := range []struct {
+			name         string
+			substituters any
+			asks         bool
+		}{
+			{"none said", nil, true},
+			{"none wanted", []string{}, false},
+			{"one of its own", []string{"file://" + t.TempDir()}, true},
+		} {
+			r := newRig(t, n, directory(t.TempDir()))
+			r.store.Configure(t, "substituters = "+image.URL+"\nextra-substituters = "+image.URL+"/another")
+			source := r.publisher()
+			source["substituters"] = test.substituters
+			asked.Store(0)
+			var said strings.Builder
+			_, err := answerSaying[put](call("out", r.sources, r.store.Env(), map[string]any{
+				"source": source, "params": map[string]any{"file": "config/default.nix", "attribute": "web-1"},
+			}), &said)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if asks := asked.Load() > 0; asks != test.asks || asks != strings.Contains(said.String(), image.URL) {
+				t.Errorf("%s: the image's substituters were asked: %v\n%s", test.name, asks, &said)
+			}
+		}
+	})
 }

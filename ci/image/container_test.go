@@ -30,9 +30,10 @@ const root = math.MaxUint32 - 1
 
 // An image is one that ci/image/build has left, unpacked as a worker unpacks it.
 type image struct {
-	rootfs string
-	env    []string // as a registry gives it to Concourse; a worker's own rootfs.tgz has none
-	labels map[string]string
+	rootfs     string
+	env        []string // as a registry gives it to Concourse; a worker's own rootfs.tgz has none
+	labels     map[string]string
+	privileged bool // the resource type that it is for
 }
 
 // unpack unpacks what ci/image/build has left in a directory.
@@ -52,11 +53,15 @@ func unpack(t *testing.T, dir string) image {
 		t.Fatalf("unpacking: %v\n%s", err, out)
 	}
 	giveToRoot(t, rootfs)
-	return image{rootfs, config.Config.Env, config.Config.Labels}
+	return image{rootfs: rootfs, env: config.Config.Env, labels: config.Config.Labels}
 }
 
-// giveToRoot gives what is root's to the root of containers.
-func giveToRoot(t *testing.T, dir string) {
+// giveToRoot gives what is root's to the root of containers that are not
+// privileged.
+func giveToRoot(t *testing.T, dir string) { chown(t, dir, 0, root) }
+
+// chown gives what is one user's in a directory to another.
+func chown(t *testing.T, dir string, from, to uint32) {
 	t.Helper()
 	err := filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
@@ -66,10 +71,10 @@ func giveToRoot(t *testing.T, dir string) {
 		if err := unix.Lstat(path, &stat); err != nil {
 			return err
 		}
-		if stat.Uid != 0 {
+		if stat.Uid != from {
 			return nil
 		}
-		if err := os.Lchown(path, root, root); err != nil || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
+		if err := os.Lchown(path, int(to), int(to)); err != nil || stat.Mode&unix.S_IFMT == unix.S_IFLNK {
 			return err
 		}
 		return unix.Chmod(path, stat.Mode&0o7777)
@@ -83,7 +88,7 @@ func giveToRoot(t *testing.T, dir string) {
 type mount struct{ source, destination string }
 
 // A container is made as Concourse's worker makes one for the steps of a
-// resource type that isn't privileged (concourse/concourse, worker/runtime/spec):
+// resource type, privileged or not (concourse/concourse, worker/runtime/spec):
 // the same namespaces, the same users, the same capabilities, and what matters of
 // the same system calls. Its root is a copy of the image's, as it comes. There is
 // no network in it but a door to the cache.
@@ -125,6 +130,9 @@ func start(t *testing.T, of image, env []string, cache *gate, mounts ...mount) *
 	}
 	rootfs := filepath.Join(bundle, "rootfs")
 	layer(t, of.rootfs, rootfs)
+	if of.privileged {
+		chown(t, rootfs, root, 0)
+	}
 
 	busybox, err := filepath.Abs("../../.cache/busybox/busybox")
 	if err != nil {
@@ -133,7 +141,7 @@ func start(t *testing.T, of image, env []string, cache *gate, mounts ...mount) *
 	hosts, resolv := filepath.Join(bundle, "hosts"), filepath.Join(bundle, "resolv.conf")
 	write(t, hosts, "127.0.0.1 localhost\n")
 	write(t, resolv, "nameserver 127.0.0.1\n")
-	spec, err := json.Marshal(specification(c, append(mounts, mount{hosts, "/etc/hosts"}, mount{resolv, "/etc/resolv.conf"}, mount{busybox, "/tmp/busybox"})))
+	spec, err := json.Marshal(specification(c, of.privileged, append(mounts, mount{hosts, "/etc/hosts"}, mount{resolv, "/etc/resolv.conf"}, mount{busybox, "/tmp/busybox"})))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -221,8 +229,12 @@ func listenInside(pid int) (listener net.Listener, err error) {
 	return listener, err
 }
 
+// allCapabilities are those that Concourse gives to what is privileged, in the
+// order of their numbers.
+const allCapabilities = "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ"
+
 // specification is what runc wants to know.
-func specification(c *container, mounts []mount) map[string]any {
+func specification(c *container, privileged bool, mounts []mount) map[string]any {
 	type object = map[string]any
 	var capabilities []string
 	for name := range strings.FieldsSeq("AUDIT_WRITE CHOWN DAC_OVERRIDE FOWNER FSETID KILL MKNOD NET_BIND_SERVICE NET_RAW SETFCAP SETGID SETPCAP SETUID SYS_CHROOT") {
@@ -247,6 +259,40 @@ func specification(c *container, mounts []mount) map[string]any {
 	for _, m := range mounts {
 		all = append(all, object{"destination": m.destination, "type": "bind", "source": m.source, "options": []string{"bind", "rw"}})
 	}
+	linux := object{
+		"cgroupsPath": "/garden/" + c.id,
+		"namespaces":  namespaces,
+		"uidMappings": identities,
+		"gidMappings": identities,
+		// Concourse's list is of what is allowed. This is what is missing there and what Nix would use if it could.
+		"seccomp": object{
+			"defaultAction": "SCMP_ACT_ALLOW",
+			"syscalls": []object{
+				{"names": []string{"mount", "umount2", "pivot_root", "unshare", "setns", "keyctl", "bpf", "ptrace", "open_tree", "move_mount", "fsopen"}, "action": "SCMP_ACT_ERRNO", "errnoRet": int(unix.EPERM)},
+				{"names": []string{"clone3"}, "action": "SCMP_ACT_ERRNO", "errnoRet": int(unix.ENOSYS)},
+				{"names": []string{"clone"}, "action": "SCMP_ACT_ERRNO", "errnoRet": int(unix.EPERM), "args": []object{
+					{"index": 0, "value": unix.CLONE_NEWUSER, "valueTwo": unix.CLONE_NEWUSER, "op": "SCMP_CMP_MASKED_EQ"},
+				}},
+			},
+		},
+	}
+	if privileged {
+		delete(linux, "seccomp")
+		delete(linux, "uidMappings")
+		delete(linux, "gidMappings")
+		linux["namespaces"] = slices.DeleteFunc(namespaces, func(n object) bool { return n["type"] == "user" || n["type"] == "cgroup" })
+		capabilities = nil
+		for i, name := range strings.Fields(allCapabilities) {
+			if has, err := unix.PrctlRetInt(unix.PR_CAPBSET_READ, uintptr(i), 0, 0, 0); err == nil && has == 1 { // this machine may be a container, too
+				capabilities = append(capabilities, "CAP_"+name)
+			}
+		}
+		for _, m := range all {
+			if m["destination"] == "/sys" {
+				m["options"] = []string{"nosuid", "noexec", "nodev"}
+			}
+		}
+	}
 	return object{
 		"ociVersion": "1.0.2",
 		"hostname":   c.id,
@@ -256,23 +302,7 @@ func specification(c *container, mounts []mount) map[string]any {
 			"capabilities": object{"bounding": capabilities, "effective": capabilities, "inheritable": capabilities, "permitted": capabilities},
 		},
 		"mounts": all,
-		"linux": object{
-			"cgroupsPath": "/garden/" + c.id,
-			"namespaces":  namespaces,
-			"uidMappings": identities,
-			"gidMappings": identities,
-			// Concourse's list is of what is allowed. This is what is missing there and what Nix would use if it could.
-			"seccomp": object{
-				"defaultAction": "SCMP_ACT_ALLOW",
-				"syscalls": []object{
-					{"names": []string{"mount", "umount2", "pivot_root", "unshare", "setns", "keyctl", "bpf", "ptrace", "open_tree", "move_mount", "fsopen"}, "action": "SCMP_ACT_ERRNO", "errnoRet": int(unix.EPERM)},
-					{"names": []string{"clone3"}, "action": "SCMP_ACT_ERRNO", "errnoRet": int(unix.ENOSYS)},
-					{"names": []string{"clone"}, "action": "SCMP_ACT_ERRNO", "errnoRet": int(unix.EPERM), "args": []object{
-						{"index": 0, "value": unix.CLONE_NEWUSER, "valueTwo": unix.CLONE_NEWUSER, "op": "SCMP_CMP_MASKED_EQ"},
-					}},
-				},
-			},
-		},
+		"linux":  linux,
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -47,15 +48,61 @@ func testTasks(t *testing.T, s story, full image) {
 	}
 }
 
-// task runs a task in a container of an image, and returns its outputs. An
-// input may be another's output.
+// testReadmeTasks runs the tasks of the README that build with the official
+// image, and puts what they leave as is written there.
+func testReadmeTasks(t *testing.T, s story, full image) {
+	config := filepath.Join(nixtest.Sample(t), "config")
+	var found int
+	for _, block := range regexp.MustCompile("(?s)```yaml\n(.*?)```").FindAllStringSubmatch(read(t, "../../README.md"), -1) {
+		if !strings.Contains(block[1], "{repository: nixos/nix}") {
+			continue
+		}
+		pipeline, err := concourse.ParsePipeline([]byte(block[1]))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, job := range pipeline.Jobs {
+			t.Run(job.Name, func(t *testing.T) {
+				s := s
+				s.t = t
+				var outputs map[string]string
+				for _, step := range job.Plan {
+					switch {
+					case step.Task != "":
+						of := full
+						of.privileged = step.Privileged
+						outputs = s.runTask(of, step.Task, step.Config, nil, map[string]string{"config": config})
+					case step.Put != "":
+						got := s.put(full, full.env, step.Put+"-"+job.Name, step.Params, parent(t, "built", outputs["built"]))
+						if !strings.HasSuffix(got.Path, "-nixos-system-web-1-25.05") {
+							t.Errorf("put %s", got.Path)
+						}
+						found++
+					}
+				}
+			})
+		}
+	}
+	if found < 2 {
+		t.Errorf("found %d such jobs", found)
+	}
+}
+
+// task runs a task of this project.
 func (s *story) task(of image, name string, params, inputs map[string]string, mounts ...mount) (outputs map[string]string) {
+	s.t.Helper()
+	config, err := concourse.ParseTask([]byte(read(s.t, "../tasks/"+name+".yml")))
+	if err != nil {
+		s.t.Fatal(err)
+	}
+	return s.runTask(of, name, config, params, inputs, mounts...)
+}
+
+// runTask runs a task in a container of an image, and returns its outputs. An input
+// may be another's output.
+func (s *story) runTask(of image, name string, config *concourse.Task, params, inputs map[string]string, mounts ...mount) (outputs map[string]string) {
 	t := s.t
 	t.Helper()
-	config, err := concourse.ParseTask([]byte(read(t, "../tasks/"+name+".yml")))
-	if err != nil {
-		t.Fatal(err)
-	}
 	const dir = "/tmp/build/task"
 	tasks := tempDir(t)
 	if err := os.CopyFS(filepath.Join(tasks, "ci/tasks"), os.DirFS("../tasks")); err != nil {
@@ -84,7 +131,7 @@ func (s *story) task(of image, name string, params, inputs map[string]string, mo
 		mounts = append(mounts, mount{tempDir(t), filepath.Join(dir, cache.Path)})
 	}
 	for _, m := range mounts {
-		if strings.HasPrefix(m.destination, dir) && given[filepath.Base(m.destination)] == "" {
+		if !of.privileged && strings.HasPrefix(m.destination, dir) && given[filepath.Base(m.destination)] == "" {
 			giveToRoot(t, m.source)
 		}
 	}
@@ -97,7 +144,8 @@ func (s *story) task(of image, name string, params, inputs map[string]string, mo
 		env = append(env, param+"="+text)
 	}
 	c := start(t, of, of.env, s.cache, mounts...)
-	out, said, err := c.exec("", env, "/bin/sh", "-c", `cd `+dir+` && exec "$@"`, "sh", config.Run.Path)
+	command := append([]string{"/bin/sh", "-c", `cd ` + dir + ` && exec "$@"`, "sh", config.Run.Path}, config.Run.Args...)
+	out, said, err := c.exec("", env, command...)
 	t.Logf("task %s:\n%s%s", name, out, said)
 	if err != nil {
 		t.Fatalf("task %s: %v", name, err)

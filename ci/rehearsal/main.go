@@ -1,7 +1,7 @@
 // Rehearsal plays a whole pipeline, ci/examples/gated.yml, without Concourse:
 // the programs of this project, each in a directory of its own and with a store
 // of its own, in the order in which Concourse would call them. It prints what
-// happens as the tutorial, docs/tutorial.md.
+// happens, for those who have read docs/tutorial.md.
 //
 //	go run ./ci/rehearsal PROGRAMS
 //
@@ -83,11 +83,10 @@ func rehearse(ctx context.Context, programs string, out io.Writer) (err error) {
 }
 
 func (r *rehearsal) story(ctx context.Context) error {
-	r.prose("# From a commit to a host\n",
-		"This is [gated.yml](../ci/examples/gated.yml), played from start to end by `make rehearsal`, which printed this page:",
-		"the real `check`, `in` and `out`, called in Concourse's order and by its rules, each in a directory of its own and",
+	r.prose("# gated.yml, played from start to end\n",
+		"The real `check`, `in` and `out` are called in Concourse's order and by its rules, each in a directory of its own and",
 		"with a store of its own. Only Concourse isn't there, and the machine that the test would boot; `make vm-test` boots",
-		"one. The config is [ci/sample](../ci/sample), a system as small as it gets.")
+		"one. The config is ci/sample, a system as small as it gets.")
 
 	r.prose("\n## A commit\n",
 		"Somebody pushes to the config's repository. `build` puts the host's system and the driver of its test to pointers",
@@ -98,14 +97,14 @@ func (r *rehearsal) story(ctx context.Context) error {
 	}
 
 	r.prose("\n## The host follows\n",
-		"It has a stock Nix and the public key, and asks the cache what to run.")
+		"It has a stock Nix, ci/examples/follow.sh and the public key, and asks the cache what to run.")
 	if err := r.follow(ctx); err != nil {
 		return err
 	}
 
 	r.prose("\n## A commit that breaks something\n",
 		"`build` is green: it is a perfectly good closure. The test isn't, and so `ship` is offered nothing. The host asks",
-		"again, and is told what it runs already.")
+		"again, and is told what it runs already, so nothing happens.")
 	if err := r.change(ctx, "Update nginx", "default.nix", "s/nginx-1.28.0/nginx-1.29.0/; s/It works/It is broken/"); err != nil {
 		return err
 	}
@@ -173,6 +172,16 @@ func (r *rehearsal) prepare(ctx context.Context) error {
 		*key = string(data)
 	}
 
+	follow, err := os.ReadFile("ci/examples/follow.sh")
+	if err != nil {
+		return err
+	}
+	for name, value := range map[string]string{"cache": "file://" + r.path("cache"), "key": strings.TrimSpace(r.public)} {
+		follow = regexp.MustCompile("(?m)^"+name+"=.*$").ReplaceAllLiteral(follow, []byte(name+"="+value))
+	}
+	if err := os.WriteFile(r.path("follow.sh"), follow, 0o755); err != nil {
+		return err
+	}
 	return r.set("ci/examples/gated.yml")
 }
 
@@ -224,24 +233,10 @@ func (r *rehearsal) play(ctx context.Context) error {
 // follow is what README.md has a host do.
 func (r *rehearsal) follow(ctx context.Context) error {
 	defer r.unfence()
-	data, err := os.ReadFile(r.path("cache/pointers/web-1"))
-	if err != nil {
-		return err
-	}
-	path := strings.TrimSpace(string(data))
-	env := r.nix(r.path("host"))
-	r.say("$ path=$(curl -fsS https://cache.example.org/pointers/web-1)\n")
-	r.say("$ nix-store --realise \"$path\"\n")
-	realise := exec.CommandContext(ctx, "nix-store", "--realise", path, "--option", "substituters", "file://"+r.path("cache"), "--option", "trusted-public-keys", r.public)
-	realise.Env = env
-	if out, err := realise.CombinedOutput(); err != nil {
-		return fmt.Errorf("realising %s: %w\n%s", path, err, out)
-	}
-	r.say("%s\n", path)
-	r.say("$ \"$path\"/bin/switch-to-configuration switch\n")
-	unshare := concourse.Unshare()
-	change := exec.CommandContext(ctx, unshare[0], append(unshare[1:], "chroot", r.path("host"), path+"/bin/switch-to-configuration", "switch")...)
-	return r.show(change)
+	r.say("$ ./follow.sh\n")
+	follow := exec.CommandContext(ctx, "ci/host", r.path("host"), r.path("follow.sh"))
+	follow.Env = append(r.nix("local"), "XDG_CACHE_HOME="+r.path("host"))
+	return r.show(follow)
 }
 
 // change edits a file of the config and commits that.

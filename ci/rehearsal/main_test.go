@@ -1,37 +1,13 @@
 package main
 
 import (
-	"bytes"
-	"context"
-	"os"
 	"os/exec"
-	"regexp"
 	"strings"
 	"testing"
-
-	"github.com/google/go-cmp/cmp"
 
 	"github.com/nixos-closure/nixos-closure-resource/ci/concourse"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
-
-// The tutorial is what happens, word for word. To write it anew:
-//
-//	make --silent rehearsal >docs/tutorial.md
-func TestTutorial(t *testing.T) {
-	programs := prepareMachine(t)
-	tutorial, err := os.ReadFile("docs/tutorial.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got bytes.Buffer
-	if err := rehearse(context.Background(), programs, &got); err != nil {
-		t.Error(err)
-	}
-	if diff := cmp.Diff(comparable(string(tutorial)), comparable(got.String())); diff != "" {
-		t.Errorf("docs/tutorial.md says (-) what does not happen (+):\n%s", diff)
-	}
-}
 
 // prepareMachine builds the programs, and puts a Nix on PATH, in the directory of
 // this repository. Where there can be no containers, the test is skipped.
@@ -52,10 +28,4 @@ func prepareMachine(t *testing.T) (programs string) {
 	}
 	t.Chdir("../..")
 	return programs
-}
-
-// comparable leaves out what depends on the busybox that the sample is built
-// with.
-func comparable(text string) string {
-	return regexp.MustCompile(`[0-9.]+ ([KMG]i)?B\b`).ReplaceAllString(text, "… B")
 }

@@ -334,11 +334,13 @@ func (d *Directory) delete(ctx context.Context, key string) error {
 		return err
 	}
 	defer root.Close()
-	file, _, err := open(root, key) // is there, and is no directory
+	stat, err := root.Stat(key)
+	if errors.Is(err, syscall.ENOTDIR) || err == nil && !stat.Mode().IsRegular() {
+		err = ErrNotExist
+	}
 	if err != nil {
 		return err
 	}
-	file.Close()
 	dir, err := root.Open(path.Dir(key))
 	if err != nil {
 		return err

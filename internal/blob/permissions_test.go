@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"io"
-	"os"
-	"regexp"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -16,24 +14,15 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/s3test"
 )
 
-// policies are the examples of docs/permissions.md, by party.
-func policies(t *testing.T) map[string]string {
-	t.Helper()
-	text, err := os.ReadFile("../../docs/permissions.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	found := make(map[string]string)
-	for _, block := range regexp.MustCompile("(?ms)^```json (\\w+)$(.*?)^```$").FindAllStringSubmatch(string(text), -1) {
-		found[block[1]] = strings.TrimSpace(block[2])
-	}
-	return found
-}
-
 // TestPermissions gives each party its policy from docs/permissions.md and has
 // it try everything.
-func TestPermissions(t *testing.T) {
-	server := s3test.Versitygw(t)
+func TestPermissions(t *testing.T) { testPermissions(t, s3test.Versitygw(t)) }
+
+func TestPermissionsOnMinIO(t *testing.T) { testPermissions(t, s3test.MinIO(t)) }
+
+func testPermissions(t *testing.T, server *s3test.Server) {
+	bucket, policies := server.Bucket(t), s3test.Policies(t)
+	parties := server.Parties(t, bucket, policies)
 	keys := []string{
 		"nix-cache-info", "01342ra5n2bbf0k9nkgwy57mwbvsxqmg.narinfo", "nar/file.nar.zst", "closures/01342ra5n2bbf0k9nkgwy57mwbvsxqmg",
 		"pointers/web-1", "pointers/web-1.json", "pointers/web-1.d/12.json", "pointers/.conditional-writes", "changes/web-1/12.json",
@@ -48,9 +37,9 @@ func TestPermissions(t *testing.T) {
 		},
 		"promoter": {
 			write: func(key string) bool {
-				return strings.HasPrefix(key, "pointers/") || strings.HasPrefix(key, "changes/")
+				return strings.HasPrefix(key, "pointers/") || strings.HasPrefix(key, "changes/") || strings.HasPrefix(key, "leases/")
 			},
-			delete: nothing,
+			delete: func(key string) bool { return strings.HasPrefix(key, "leases/") },
 		},
 		"reader": {write: nothing, delete: nothing},
 		"host": {
@@ -59,11 +48,7 @@ func TestPermissions(t *testing.T) {
 		},
 	} {
 		t.Run(party, func(t *testing.T) {
-			bucket := server.Bucket(t)
-			policy := strings.NewReplacer("arn:aws:iam::111122223333:user/", "", "nix-cache", bucket).Replace(policies(t)[party])
-			config := server.User(t, party)
-			server.SetPolicy(t, bucket, policy)
-			store, owner := openStore(t, server.Cache(bucket), config), openStore(t, server.Cache(bucket), server.Config())
+			store, owner := openStore(t, server.Cache(bucket), parties[party]), openStore(t, server.Cache(bucket), server.Config())
 
 			_, err := store.Stat(t.Context(), "missing")
 			if !errors.Is(err, blob.ErrNotExist) {
@@ -107,7 +92,7 @@ func TestPermissions(t *testing.T) {
 			}
 		})
 	}
-	if diff := cmp.Diff(4, len(policies(t))); diff != "" {
+	if diff := cmp.Diff(4, len(policies)); diff != "" {
 		t.Errorf("parties in docs/permissions.md (-want +got)\n%s", diff)
 	}
 }

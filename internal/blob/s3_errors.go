@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"path"
+	"regexp"
 	"strings"
 	"time"
 
@@ -80,7 +82,7 @@ func (s *S3) advice(err error, code, action, key string) string {
 	}
 	resource := "arn:aws:s3:::" + s.location.bucket
 	if action != "s3:ListBucket" {
-		resource += "/" + *s.objectKey(key)
+		resource += "/" + inPolicies(*s.objectKey(key))
 	}
 	advice := fmt.Sprintf("allow %s on %s", action, resource)
 	if s.anonymous {
@@ -89,7 +91,23 @@ func (s *S3) advice(err error, code, action, key string) string {
 	if action == "s3:GetObject" {
 		advice += "; without s3:ListBucket on the bucket, S3 says the same of an object that doesn't exist"
 	}
-	return advice
+	return advice + "; docs/permissions.md has whole policies"
+}
+
+// oneOfMany is the name of an object that has a hash or a random word in it, or a
+// number that grows.
+var oneOfMany = regexp.MustCompile("[0-9a-df-np-sv-z]{32}|^[0-9]+[.]json$")
+
+// inPolicies is how a policy names an object and all others of its kind.
+func inPolicies(key string) string {
+	dir, name := path.Split(key)
+	switch {
+	case strings.HasSuffix(name, ".narinfo"):
+		return dir + "*.narinfo"
+	case oneOfMany.MatchString(name):
+		return dir + "*"
+	}
+	return key
 }
 
 // codeOf returns the error code of S3 that err is about, if any.

@@ -76,8 +76,19 @@ func TestS3Errors(t *testing.T) {
 		})
 	}
 	store := openStore(t, server.Cache(bucket), server.User(t, "nobody"))
-	_, err := store.Put(t.Context(), "object", strings.NewReader("x"), blob.PutOptions{})
-	wantExplained(t, err, blob.ErrPermission, "allow s3:PutObject on arn:aws:s3:::"+bucket+"/object")
+	// What has a name of its own is named; what is one of many, as a policy has it.
+	for key, want := range map[string]string{
+		"object":              "object",
+		"pointers/web-1.json": "pointers/web-1.json",
+		"leases/00bgd045z0d4icpbc2yyz4gx48ak44la":                          "leases/*",
+		"00bgd045z0d4icpbc2yyz4gx48ak44la.narinfo":                         "*.narinfo",
+		"nar/1s8vgcv5j41al3hkva88g1h4jzyn3xh1jk054gdbcvpvczd4j66h.nar.zst": "nar/*",
+		"log/00bgd045z0d4icpbc2yyz4gx48ak44la-motd.drv":                    "log/*",
+		"changes/web-1/12.json":                                            "changes/web-1/*",
+	} {
+		_, err := store.Put(t.Context(), key, strings.NewReader("x"), blob.PutOptions{})
+		wantExplained(t, err, blob.ErrPermission, "allow s3:PutObject on arn:aws:s3:::"+bucket+"/"+want+"; docs/permissions.md has whole policies")
+	}
 	wantExplained(t, store.Delete(t.Context(), "object"), blob.ErrPermission, "allow s3:DeleteObject on arn:aws:s3:::"+bucket+"/object")
 	for _, err := range store.List(t.Context(), "") {
 		wantExplained(t, err, blob.ErrPermission, "allow s3:ListBucket on arn:aws:s3:::"+bucket)

@@ -18,6 +18,8 @@ import (
 func DecodeNix(o *fields.Object) Nix {
 	return Nix{
 		Settings: nixcmd.Settings{
+			NoSubstituters: o.Has("substituters") && len(o.List("substituters")) == 0,
+
 			Builders:     strings.Join(o.Texts("builders"), "\n"),
 			Store:        fields.Parsed(o, "store", parseStore),
 			Lines:        fields.Parsed(o, "nix_config", parseNixConfig),

@@ -22,8 +22,9 @@
 // must unpack to the hash and the size that its narinfo announces, and is never
 // read past them.
 //
-// Bounded memory: see the constants in push.go and fetch.go; no buffer grows
-// with a NAR or a closure, but for the closure's narinfos themselves.
+// Bounded memory: see the constants in upload.go, compress.go, fetch.go and
+// inorder.go; no buffer grows with a NAR or a closure, but for the closure's
+// narinfos themselves.
 package cache
 
 import (
@@ -32,7 +33,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
@@ -70,7 +70,7 @@ type Cache struct {
 	config   Config
 	away     atomic.Bool           // it is optional, and can't be reached
 	denied   atomic.Pointer[error] // what it last said of a path that it denies; see absent
-	accepted sync.Map              // the narinfos (*NarInfo) of manifests that were found acceptable, by their text
+	accepted accepted
 }
 
 // New returns the cache that lies in store. It makes no request.

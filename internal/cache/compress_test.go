@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 )
 
@@ -60,3 +62,29 @@ func TestCompress(t *testing.T) {
 
 // newReader is what undoes compressions. (In tests, their name is taken.)
 var newReader = compression.NewReader
+
+// The README says which levels there are.
+func TestLevels(t *testing.T) {
+	var text bytes.Buffer
+	for i := range 20000 {
+		fmt.Fprintf(&text, "line %d of %x\n", i, i*i*7919)
+	}
+	var groups [][]int
+	var before []byte
+	for level := 1; level <= 22; level++ {
+		encode, err := zstdFrames(level, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		frame := encode(text.Bytes(), nil)
+		if !bytes.Equal(frame, before) {
+			groups = append(groups, nil)
+		}
+		before = frame
+		groups[len(groups)-1] = append(groups[len(groups)-1], level)
+	}
+	want := [][]int{{1, 2}, {3}, {4, 5}, {6, 7, 8, 9}, {10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22}}
+	if diff := cmp.Diff(want, groups); diff != "" {
+		t.Errorf("levels that make the same (-want +got)\n%s", diff)
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"iter"
 	"runtime"
 	"strings"
+	"sync"
 
 	"golang.org/x/sync/errgroup"
 
@@ -118,8 +119,8 @@ func (c *Cache) parseListed(blocks []string) ([]*NarInfo, error) {
 }
 
 func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
-	if known, ok := c.accepted.Load(block); ok {
-		return known.(*NarInfo), nil
+	if known := c.accepted.find(block); known != nil {
+		return known, nil
 	}
 	if strings.TrimSpace(block) == "" {
 		return nil, nil
@@ -141,7 +142,7 @@ func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
 	if ni.owner(c).acceptable(&ni) != nil {
 		return nil, nil
 	}
-	c.accepted.Store(block, &ni)
+	c.accepted.add(block, &ni)
 	return &ni, nil
 }
 
@@ -153,6 +154,32 @@ func cutUpstream(block string) (text, upstream string) {
 		return block[:last], upstream
 	}
 	return block + "\n", ""
+}
+
+// accepted remembers the narinfos of manifests that were found acceptable, by their
+// text: most of those of the next manifest are the same. It forgets all when it
+// has maxAccepted of them.
+type accepted struct {
+	mu    sync.RWMutex
+	known map[string]*NarInfo
+}
+
+// maxAccepted narinfos take some 50 MB.
+const maxAccepted = 1 << 15
+
+func (a *accepted) find(text string) *NarInfo {
+	a.mu.RLock()
+	defer a.mu.RUnlock()
+	return a.known[text]
+}
+
+func (a *accepted) add(text string, ni *NarInfo) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.known == nil || len(a.known) >= maxAccepted {
+		a.known = map[string]*NarInfo{}
+	}
+	a.known[text] = ni
 }
 
 // substituter returns the one of that URL, or nil.

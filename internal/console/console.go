@@ -45,6 +45,11 @@ type Console struct {
 	retried time.Time // when Retrying last told
 }
 
+// taskTerminal is how wide and how high Concourse says that the terminal of each
+// task is, which is no terminal but the log of a build (concourse/concourse,
+// atc/exec/task_step.go).
+const taskTerminal = 500
+
 // New returns the console on w, which gives advice in the given words; nil are
 // those of a pipeline. A person is watching if w is a terminal, or a pipe in a
 // step of Concourse, which sets BUILD_ID.
@@ -55,7 +60,12 @@ func New(w io.Writer, getenv func(string) string, words hint.Words) *Console {
 		pipe := err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0
 		c.live = pipe && getenv("BUILD_ID") != ""
 		if term.IsTerminal(int(f.Fd())) {
-			c.live, c.columns = true, func() int {
+			c.live = true
+			width, height, _ := term.GetSize(int(f.Fd()))
+			if width == taskTerminal && height == taskTerminal {
+				return c
+			}
+			c.columns = func() int {
 				width, _, _ := term.GetSize(int(f.Fd()))
 				return width
 			}

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
@@ -116,5 +117,43 @@ func TestAdviceInWords(t *testing.T) {
 	New(&b, os.Getenv, words).Fail(hint.With(errors.New("older"), "%s and %s", hint.Term("allow_older"), hint.Term("message")))
 	if want := "error: older\nhint: --allow-older and message\n"; b.String() != want {
 		t.Errorf("got %q, want %q", b.String(), want)
+	}
+}
+
+// On a terminal progress is drawn for who sits before it; in a task, which has
+// one, too, as in any other step.
+func TestConsoleOfTask(t *testing.T) {
+	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR, 0)
+	if err != nil {
+		t.Skipf("there are no terminals here: %v", err)
+	}
+	defer master.Close()
+	number, err := unix.IoctlGetInt(int(master.Fd()), unix.TIOCGPTN)
+	if err == nil {
+		err = unix.IoctlSetPointerInt(int(master.Fd()), unix.TIOCSPTLCK, 0)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	terminal, err := os.OpenFile(fmt.Sprintf("/dev/pts/%d", number), os.O_RDWR|unix.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	for size, want := range map[unix.Winsize]int{
+		{Col: 80, Row: 24}:   80,
+		{Col: 500, Row: 60}:  500,
+		{Col: 500, Row: 500}: 0,
+	} {
+		if err := unix.IoctlSetWinsize(int(terminal.Fd()), unix.TIOCSWINSZ, &size); err != nil {
+			t.Fatal(err)
+		}
+		c, got := New(terminal, func(string) string { return "" }, nil), 0
+		if c.columns != nil {
+			got = c.columns()
+		}
+		if !c.live || got != want {
+			t.Errorf("%+v: live: %v, %d columns to draw in, want %d", size, c.live, got, want)
+		}
 	}
 }

@@ -34,6 +34,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/store"
+	"github.com/nixos-closure/nixos-closure-resource/internal/tempdir"
 )
 
 // A Closure is one that was handed over.
@@ -43,7 +44,7 @@ type Closure struct {
 	Source cache.Source   // of their NARs
 
 	store    *store.Directory // that it is in, or nil
-	unpacked string           // the directory that an archive was unpacked to, or ""
+	unpacked *tempdir.Dir     // that an archive was unpacked to, or nil
 }
 
 // Open opens the closure of a root in the file or directory called name. If
@@ -73,7 +74,7 @@ func Open(ctx context.Context, name string, root nix.StorePath) (_ *Closure, err
 		}
 		if inner == "" {
 			return nil, hint.With(errors.New("it is neither a binary cache (there is no nix-cache-info) nor a store (there is no nix/var/nix/db/db.sqlite)"),
-				"make it with nix copy --to file://$PWD/built/cache or nix --store $PWD/built/store build, and hand over just that, as a directory or as a tar")
+				"make it with nix copy --to file://$PWD/built/cache or nix-build --store $PWD/built/store, and hand over just that, as a directory or as a tar")
 		}
 		dir = inner
 	}
@@ -90,10 +91,10 @@ func (c *Closure) directory(ctx context.Context, name string) (string, error) {
 	case !info.Mode().IsRegular():
 		return "", errors.New("it is neither a directory nor an archive")
 	}
-	if c.unpacked, err = os.MkdirTemp("", "nixos-closure-archive-*"); err != nil {
+	if c.unpacked, err = tempdir.New("archive"); err != nil {
 		return "", err
 	}
-	return c.unpacked, unpackFile(ctx, name, c.unpacked)
+	return c.unpacked.Path(), unpackFile(ctx, name, c.unpacked.Path())
 }
 
 // Close forgets the closure, and removes what was unpacked.
@@ -102,10 +103,7 @@ func (c *Closure) Close() error {
 	if c.store != nil {
 		err = c.store.Close()
 	}
-	if c.unpacked != "" {
-		err = errors.Join(err, os.RemoveAll(c.unpacked))
-	}
-	return err
+	return errors.Join(err, c.unpacked.Remove())
 }
 
 func isCache(dir string) bool {

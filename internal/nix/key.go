@@ -41,10 +41,10 @@ func ParseSecretKey(s string) (SecretKey, error) {
 	}
 	if public, err := signature.ParsePublicKey(s); err == nil {
 		return SecretKey{}, hint.With(fmt.Errorf("this is the public key %s, where the secret key belongs", public.Name),
-			"the secret half is what nix key generate-secret wrote; its base64 part has 88 characters")
+			"the secret half is what Nix wrote into the first of the two files; its base64 part has 88 characters")
 	}
 	return SecretKey{}, hint.With(errors.New("this is not a secret key of Nix: want <name>:<base64 of 64 bytes>"),
-		"make one with: nix key generate-secret --key-name cache.example.org-1")
+		"make one with: nix-store --generate-binary-cache-key cache.example.org-1 secret-key public-key")
 }
 
 // halvesMatch says whether what key signs can be verified by its public half,

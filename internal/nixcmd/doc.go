@@ -11,8 +11,9 @@
 // keeps from them what they have no business with. A child gets
 //
 //   - an environment of listed variables only (environment.go),
-//   - an empty stdin, two pipes, and no other descriptor but, if it is one of
-//     Nix's programs, those by which it reads its settings (settings.go),
+//   - an empty stdin or, if this process talks with it, a pipe; two further pipes;
+//     and no other descriptor but, if it is one of Nix's programs, those by which it
+//     reads its settings (settings.go),
 //   - a process group of its own, which is ended with it, and it is ended when
 //     its context is, or this process is gone,
 //   - no CAP_SYS_PTRACE, now or later, with which root may look at any process.

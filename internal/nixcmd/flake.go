@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/tempdir"
 )
 
 // lockChecks are those that were made, by the flakes: several hosts come from one.
@@ -131,17 +132,17 @@ func (s *Store) trusting(i Installable) (_ *Store, close func(), err error) {
 	if len(foreign) == 0 {
 		return s, func() {}, nil
 	}
-	config, err := os.MkdirTemp("", "nixos-closure-config-")
+	config, err := tempdir.New("config")
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := writeGitConfig(config, foreign); err != nil {
-		os.RemoveAll(config)
+	if err := writeGitConfig(config.Path(), foreign); err != nil {
+		config.Remove()
 		return nil, nil, fmt.Errorf("letting git open %s: %w", strings.Join(foreign, ", "), err)
 	}
 	trusting := *s
-	trusting.env = append(s.env[:len(s.env):len(s.env)], "XDG_CONFIG_HOME="+config)
-	return &trusting, func() { os.RemoveAll(config) }, nil
+	trusting.env = append(s.env[:len(s.env):len(s.env)], "XDG_CONFIG_HOME="+config.Path())
+	return &trusting, func() { config.Remove() }, nil
 }
 
 // foreignCheckout returns the top of the git checkout that a file or directory

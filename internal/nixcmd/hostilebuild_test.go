@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -77,19 +78,29 @@ func testHostileBuild(t *testing.T, n *nixtest.Nix) {
 	for _, test := range []struct {
 		name      string
 		container string // what it permits
-		settings  string
+		image     string // its nix.conf
+		settings  string // written down in the environment
+		step      bool   // of Concourse
 		isolation string
+		says      string // where there is no sandbox; or of the users that it makes
 	}{
-		{"sandbox and build users", "all", "build-users-group = nixbld", "users nixbld, sandbox true"},
-		{"sandbox", "all", "", "users , sandbox true"},
-		{"build users", "little", "build-users-group = nixbld", "users nixbld, sandbox false"},
-		{"neither", "little", "", "users , sandbox false"},
+		{"sandbox and build users", "all", "", "build-users-group = nixbld", false, "users nixbld, sandbox true", "made 32 users"},
+		{"sandbox", "all", "", "", false, "users , sandbox true", ""},
+		{"build users", "little", "", "build-users-group = nixbld", false, "users nixbld, sandbox false", "\nbuilders run as users of their own, and not in Nix's sandbox, which this container doesn't permit: "},
+		{"neither", "little", "", "", false, "users , sandbox false", "\nwarning: builders run as this step's own user, and not in Nix's sandbox, which this container doesn't permit: "},
+		{"the official image, privileged", "all", "sandbox = false\nbuild-users-group = nixbld", "", true, "users nixbld, sandbox true", "made 32 users"},
+		{"the official image", "little", "sandbox = false\nsandbox-fallback = false\nbuild-users-group = nixbld", "", true, "users nixbld, sandbox false", "\nbuilders run as users of their own, and not in Nix's sandbox, which this container doesn't permit: "},
+		{"no user namespaces", "mounts", "", "build-users-group = nixbld", false, "users nixbld, sandbox true", "made 32 users"},
+		{"the official image, for what is no step", "all", "sandbox = false\nbuild-users-group = nixbld", "", false, "users , sandbox true", ""},
+		{"no sandbox, as it is written", "all", "", "sandbox = false\nbuild-users-group = nixbld", true, "users nixbld, sandbox false", "\nbuilders run as users of their own, and not in Nix's sandbox, which nix_config or NIX_CONFIG turns off: "},
+		{"a sandbox to leave", "all", "sandbox = false", "sandbox = relaxed", false, "users , sandbox false", "\nwarning: builders run as this step's own user, and not in Nix's sandbox, which sandbox = relaxed lets them leave: "},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			if strings.Contains(test.isolation, "nixbld") && os.Getuid() != 0 {
 				t.Skip("only root has other users")
 			}
 			theirs := n.NewStore(t)
+			theirs.Configure(t, test.image)
 			var environment []string
 			for _, variable := range theirs.Env() {
 				if !strings.HasPrefix(variable, "NIX_REMOTE=") && !strings.HasPrefix(variable, "NIX_CONFIG=") {
@@ -106,6 +117,9 @@ func testHostileBuild(t *testing.T, n *nixtest.Nix) {
 				t.Fatal(err)
 			}
 			environment = append(environment, "NIX_REMOTE=local", "TMPDIR="+files, "NIX_CONFIG="+test.settings+"\nrestrict-eval = false")
+			if test.step {
+				environment = append(environment, "BUILD_ID=1", "ATC_EXTERNAL_URL=https://ci.example.org")
+			}
 			stdin := func(secret string) *os.File { return secretFile(t, secret) }
 			run := func(how string) string {
 				return victim(t, binary, attributes, stdin, environment, "be-victim-building", how, test.container, t.TempDir(), filepath.Join(sources, "config", "test.nix"), flake)
@@ -117,15 +131,21 @@ func testHostileBuild(t *testing.T, n *nixtest.Nix) {
 			}
 			want := []string{
 				"isolation: " + test.isolation + "\n", "builder: done\n", "variables: done\n", "files: done\n", "settings: ",
-				"pure: failed", "forbidden in pure eval",
+				"pure: failed", "forbidden in pure eval", test.says,
+			}
+			if sees := strings.Contains(got, "looked, as user"); sees != (strings.Contains(test.isolation, "sandbox false") && test.name != "a sandbox to leave") {
+				t.Errorf("a builder sees this container's files: %v", sees)
+			}
+			if test.says == "" && (strings.Contains(got, "made ") || strings.Contains(got, "builders run")) {
+				t.Error("the log speaks of users, or of no sandbox")
 			}
 			if test.isolation == "users , sandbox false" {
-				want = append(want, "warning: builders run as this step's own user", "importing: failed", "allow-import-from-derivation")
+				want = append(want, "importing: failed", "allow-import-from-derivation")
 			} else {
 				want = append(want, "importing: done\n")
 			}
 			for _, want := range want {
-				if !strings.Contains(got, want) {
+				if !strings.Contains("\n"+got, want) {
 					t.Errorf("the victim doesn't say %q", want)
 				}
 			}
@@ -148,9 +168,18 @@ func testHostileBuild(t *testing.T, n *nixtest.Nix) {
 
 // beVictimBuilding holds secrets and builds what hostile people have written.
 func beVictimBuilding(how, container, root string, what []string) {
-	enterOwnRoot(root)
-	if container == "little" {
-		if err := permitLittle(); err != nil {
+	const within = "VICTIM_IS_WITHIN"
+	if os.Getenv(within) == "" {
+		enterOwnRoot(root)
+		if container != "all" {
+			runtime.LockOSThread()
+			err := permit(container)
+			if err == nil {
+				err = os.Setenv(within, container)
+			}
+			if err == nil {
+				err = syscall.Exec(os.Args[0], os.Args, os.Environ()) // or it would hold for this thread alone
+			}
 			fmt.Println("giving up what a container hasn't got:", err)
 		}
 	}
@@ -214,18 +243,14 @@ func beVictimBuilding(how, container, root string, what []string) {
 	}
 }
 
-// permitLittle makes this a process such as containers have them that are not
-// privileged: no namespaces, no mounts.
-func permitLittle() error {
+// permit makes what this thread executes a process such as containers have them
+// that permit "mounts", but no user namespaces, or "little", and not even those.
+func permit(what string) error {
 	err := os.WriteFile("/proc/sys/user/max_user_namespaces", []byte("0"), 0)
-	err = errors.Join(err, unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, 0, 0, 0))
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	err = errors.Join(err, unix.Capget(&header, &sets[0]))
-	sets[0].Effective &^= 1 << unix.CAP_SYS_ADMIN
-	sets[0].Permitted &^= 1 << unix.CAP_SYS_ADMIN
-	sets[0].Inheritable &^= 1 << unix.CAP_SYS_ADMIN
-	return errors.Join(err, unix.Capset(&header, &sets[0]))
+	if what == "mounts" {
+		return err
+	}
+	return errors.Join(err, unix.Prctl(unix.PR_CAPBSET_DROP, unix.CAP_SYS_ADMIN, 0, 0, 0))
 }
 
 // beHostileBuilder looks for secrets in all processes and in files.

@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/user"
@@ -20,27 +21,35 @@ import (
 )
 
 // An Isolation is what keeps builders from Nix, from this process and from one
-// another. What nix.conf and Settings.Lines say of it stands. Where they say
-// nothing, Nix gets users for its builders, if root can make them, and its
-// sandbox, if that works here.
+// another. What [Settings.Lines] and NIX_CONFIG say of it stands, and so does
+// nix.conf on a machine. Where they say nothing, Nix gets its sandbox, if that
+// works here, and users for its builders, if there are some or root can make
+// them. The nix.conf of a container says less: the official image turns the
+// sandbox off since most containers permit none, not because anybody wants it.
 type Isolation struct {
 	Daemon  bool   // another process builds, as its own settings say
 	Users   string // the group of the users that builders run as; empty: as our own
 	Sandbox bool   // builders see only what they are to see
 
-	lines string // of nix.conf that make it so
+	reason string // why there is no sandbox, as "which …"
+	advice string // how there could be one
+	lines  string // of nix.conf that make it so
 }
 
 // apart says whether a builder can't read what Nix has.
 func (i Isolation) apart() bool { return i.Daemon || i.Users != "" || i.Sandbox }
 
-// Warning is what a person should know of it, if anything.
+// Warning says what builders can do that they could not in a sandbox, and how to
+// keep them from it; nil if they are in one.
 func (i Isolation) Warning() error {
-	if i.apart() {
+	if i.Daemon || i.Sandbox {
 		return nil
 	}
-	return hint.With(errors.New("builders run as this step's own user, without Nix's sandbox, since neither that nor users of their own are possible here: they see and change what Nix does for other builds"),
-		"build in a task, and hand the path over to this put (closure: …); or give the resource type privileged: true")
+	who, can := "as this step's own user", "they see and change what Nix does for other builds"
+	if i.Users != "" {
+		who, can = "as users of their own", "they see this step's files, its network and its processes"
+	}
+	return hint.With(fmt.Errorf("builders run %s, and not in Nix's sandbox, which %s: %s", who, i.reason, can), "%s", i.advice)
 }
 
 // machineSettings are what Nix says of itself before anything is isolated.
@@ -54,8 +63,11 @@ type machineSettings struct {
 // An isolator finds out, once, before the first build.
 type isolator struct {
 	machine machineSettings
+	ask     func(ctx context.Context, lines string) (machineSettings, error) // what they are on top of lines of a nix.conf
+	written string                                                           // lines of nix.conf that have the last word
 	realDir string
 	warn    func(error) // may be nil
+	log     io.Writer
 
 	mu    sync.Mutex
 	found *Isolation
@@ -70,11 +82,24 @@ func (o *isolator) isolate(ctx context.Context) (Isolation, error) {
 			return Isolation{}, fmt.Errorf("finding out how builders can be kept apart: %w", err)
 		}
 		o.found = &i
-		if warning := i.Warning(); warning != nil && o.warn != nil {
-			o.warn(warning)
-		}
+		o.tell(i)
 	}
 	return *o.found, nil
+}
+
+// tell says how builders are kept apart, unless they are in a sandbox. That they
+// are not is usual in a container, and no more than a line if they can't read what
+// Nix has.
+func (o *isolator) tell(i Isolation) {
+	warning := i.Warning()
+	if warning == nil || o.warn == nil {
+		return
+	}
+	if i.apart() {
+		fmt.Fprintf(o.log, "%v (%s)\n", warning, i.advice)
+	} else {
+		o.warn(warning)
+	}
 }
 
 func (o *isolator) find(ctx context.Context) (Isolation, error) {
@@ -82,33 +107,79 @@ func (o *isolator) find(ctx context.Context) (Isolation, error) {
 		return Isolation{Daemon: true}, nil
 	}
 	var i Isolation
-	switch group := o.machine.BuildUsersGroup.Value; {
-	case os.Geteuid() != 0 || group == "": // Nix doesn't, or mustn't, change users
-	case usableGroup(group):
-		i.Users = group
-	case group != defaultGroup: // written down, so Nix is to say what is wrong with it
-	case inContainer() && mayBecome(firstBuildUser, buildUsers):
-		if err := makeBuildUsers(); err != nil {
-			return Isolation{}, err
-		}
-		i.Users = group
-	default:
-		i.lines = "build-users-group =\n"
+	if err := o.findUsers(ctx, &i); err != nil {
+		return Isolation{}, err
 	}
-	switch {
-	case o.machine.Sandbox.Value == false:
-	case o.realDir != nix.StoreDir:
-		i.Sandbox = true // Nix builds for such a store in no other way
-	case o.machine.Sandbox.Value == true && o.machine.SandboxFallback.Value: // as they are by default
-		if i.Sandbox = sandboxWorks(ctx, i); i.Sandbox {
-			i.lines += "sandbox-fallback = false\n"
-		} else {
-			i.lines += "sandbox = false\n"
-		}
-	default:
-		i.Sandbox = o.machine.Sandbox.Value == true
+	if err := o.findSandbox(ctx, &i); err != nil {
+		return Isolation{}, err
 	}
 	return i, ctx.Err()
+}
+
+func (o *isolator) findUsers(ctx context.Context, i *Isolation) error {
+	group := o.machine.BuildUsersGroup.Value
+	if os.Geteuid() != 0 || group == "" {
+		return nil // Nix doesn't, or mustn't, change users
+	}
+	if usableGroup(group) {
+		i.Users = group
+		return nil
+	}
+	if group != defaultGroup {
+		return nil // it is written down, so Nix is to say what is wrong with it
+	}
+	may := inContainer() && mayBecome(firstBuildUser, buildUsers)
+	if may && !inStep() {
+		written, err := o.ask(ctx, "build-users-group =\n")
+		if err != nil {
+			return err
+		}
+		may = written.BuildUsersGroup.Value == group
+	}
+	if !may {
+		i.lines += "build-users-group =\n"
+		return nil
+	}
+	made, err := makeBuildUsers()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(o.log, "made %d users in this container's /etc/passwd for Nix's builders to run as\n", made)
+	i.Users = group
+	return nil
+}
+
+func (o *isolator) findSandbox(ctx context.Context, i *Isolation) error {
+	settings, unsaid := o.machine, false
+	if settings.Sandbox.Value == false && inContainer() {
+		var err error
+		if settings, err = o.ask(ctx, "sandbox = true\n"); err != nil {
+			return err
+		}
+		unsaid = settings.Sandbox.Value == true
+	}
+	switch {
+	case settings.Sandbox.Value == false && inContainer():
+		i.reason, i.advice = "nix_config or NIX_CONFIG turns off", "leave sandbox = false out of it"
+	case settings.Sandbox.Value == false:
+		i.reason, i.advice = "this machine's nix.conf turns off", "nix_config: sandbox = true turns it on for this build"
+	case settings.Sandbox.Value != true:
+		i.reason, i.advice = fmt.Sprintf("sandbox = %v lets them leave", settings.Sandbox.Value), "write sandbox = true into nix_config"
+	case o.realDir != nix.StoreDir:
+		i.Sandbox = true // Nix builds for such a store in no other way
+	case unsaid || settings.SandboxFallback.Value: // which it is by default
+		i.reason, i.advice = trySandbox(ctx, i.lines+o.written)
+		i.Sandbox = i.reason == ""
+	default:
+		i.Sandbox = true // or it doesn't build
+		return nil
+	}
+	if i.Sandbox {
+		i.lines += "sandbox = true\nsandbox-fallback = false\n"
+	} else if settings.Sandbox.Value == true {
+		i.lines += "sandbox = false\n"
+	}
+	return nil
 }
 
 // usesDaemon says whether that store is a daemon's (Nix, src/libstore/store-api.cc).
@@ -131,13 +202,23 @@ func usesDaemon(setting string) bool {
 	return err == nil
 }
 
-// sandboxWorks says whether Nix can build in its sandbox here, by having it
-// build the least that there is: a path with one symlink.
-func sandboxWorks(ctx context.Context, i Isolation) bool {
+// trySandbox finds out whether Nix, with those lines of nix.conf, can build in its sandbox here, by having it
+// build the least that there is: a path with one symlink. If it can't, it returns
+// why, and what to do about it.
+func trySandbox(ctx context.Context, lines string) (reason, advice string) {
 	const probe = `derivation { name = "nixos-closure-probe"; system = "builtin"; builder = "builtin:buildenv"; derivations = ""; manifest = "/"; probe = "%s"; }`
-	lines := i.lines + "sandbox = true\nsandbox-fallback = false\nsubstituters =\nbuilders =\npost-build-hook =\n"
-	err := start(ctx, child{conf: lines}, "nix-build", "--no-out-link", "--expr", fmt.Sprintf(probe, rand.Text()))
-	return err == nil
+	lines += "sandbox = true\nsandbox-fallback = false\nsubstituters =\nbuilders =\npost-build-hook =\n"
+	var said tail
+	err := start(ctx, child{conf: lines, stderr: &said}, "nix-build", "--no-out-link", "--expr", fmt.Sprintf(probe, rand.Text()))
+	switch {
+	case err == nil:
+		return "", ""
+	case !hasCapabilities(unix.CAP_SYS_ADMIN):
+		return "this container doesn't permit", "privileged: true permits it; or build in a task, without keys, what you don't trust"
+	}
+	message, _ := lastError(said.String())
+	message, _, _ = strings.Cut(message, "\n")
+	return fmt.Sprintf("doesn't work here (%s)", message), "build in a task, without keys, what you don't trust"
 }
 
 // The users that builders run as, by the names and numbers that Nix's own
@@ -189,27 +270,40 @@ func inContainer() bool {
 			return true
 		}
 	}
-	return os.Getenv("container") != "" || os.Getenv("BUILD_ID") != "" && os.Getenv("ATC_EXTERNAL_URL") != ""
+	return os.Getenv("container") != "" || inStep()
 }
+
+// inStep says whether this is a get or a put of Concourse, whose container is
+// made for it and goes with it.
+func inStep() bool { return os.Getenv("BUILD_ID") != "" && os.Getenv("ATC_EXTERNAL_URL") != "" }
 
 // mayBecome says whether this process, root, may become the users with those
 // numbers, and give files to them.
 func mayBecome(first, count int64) bool {
-	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-	var sets [2]unix.CapUserData
-	if unix.Capget(&header, &sets[0]) != nil {
+	if !hasCapabilities(unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_FOWNER, unix.CAP_KILL) {
 		return false
-	}
-	for _, capability := range []int{unix.CAP_SETUID, unix.CAP_SETGID, unix.CAP_CHOWN, unix.CAP_FOWNER, unix.CAP_KILL} {
-		if sets[0].Effective&(1<<capability) == 0 {
-			return false
-		}
 	}
 	if groups, err := os.ReadFile("/proc/self/setgroups"); err == nil && strings.TrimSpace(string(groups)) != "allow" {
 		return false
 	}
 	for _, file := range []string{"/proc/self/uid_map", "/proc/self/gid_map"} {
 		if all, err := hasIDs(file, first-1, count+1); err != nil || !all {
+			return false
+		}
+	}
+	return true
+}
+
+// hasCapabilities says whether this process has all of those capabilities, each of
+// which is one of the first 32.
+func hasCapabilities(capabilities ...int) bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var sets [2]unix.CapUserData
+	if unix.Capget(&header, &sets[0]) != nil {
+		return false
+	}
+	for _, capability := range capabilities {
+		if sets[0].Effective&(1<<capability) == 0 {
 			return false
 		}
 	}
@@ -233,13 +327,14 @@ func hasIDs(file string, first, count int64) (bool, error) {
 }
 
 // makeBuildUsers makes the group nixbld, and its members as far as they aren't
-// there, in this container.
-func makeBuildUsers() error {
+// there, in this container. It returns how many it has made.
+func makeBuildUsers() (made int, err error) {
 	var users, members strings.Builder
 	for n := int64(1); n <= buildUsers; n++ {
 		name := fmt.Sprintf("%s%d", defaultGroup, n)
 		if _, err := user.Lookup(name); err != nil {
 			fmt.Fprintf(&users, "%s:x:%d:%d:Nix build user %d:/var/empty:/sbin/nologin\n", name, firstBuildUser+n-1, buildGroup, n)
+			made++
 		}
 		if n > 1 {
 			members.WriteByte(',')
@@ -248,9 +343,9 @@ func makeBuildUsers() error {
 	}
 	group := fmt.Sprintf("%s:x:%d:%s\n", defaultGroup, buildGroup, members.String())
 	if err := appendTo("/etc/passwd", users.String()); err != nil {
-		return err
+		return 0, err
 	}
-	return appendTo("/etc/group", group)
+	return made, appendTo("/etc/group", group)
 }
 
 // appendTo adds lines to a file, which may be missing, at once.

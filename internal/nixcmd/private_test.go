@@ -208,7 +208,12 @@ func testRemoteBuilder(t *testing.T, n *nixtest.Nix) {
 	here.Setenv(t)
 	server := newSSHServer(t, there.Env())
 	_, port, _ := strings.Cut(server.address, ":")
-	t.Setenv("NIX_SSHOPTS", "-p "+port) // Nix 2.8 takes none in a URL
+	// An image whose ssh lends its agent to whoever it logs in to. (Nix 2.8 takes no port in a URL.)
+	config := filepath.Join(t.TempDir(), "ssh_config")
+	if err := os.WriteFile(config, []byte("ForwardAgent yes\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("NIX_SSHOPTS", "-p "+port+" -F "+config)
 	var log bytes.Buffer
 	store, err := Open(t.Context(), Options{Log: &log, Settings: Settings{
 		Builders: "ssh-ng://nix@127.0.0.1?remote-program=" + n.Program("nix-daemon") + " " + system(t, here) + " - 4",
@@ -229,6 +234,9 @@ func testRemoteBuilder(t *testing.T, n *nixtest.Nix) {
 		t.Errorf("it was not built there:\n%s", &log)
 	}
 	here.Closure(t, d.OutPath)
+	if asked := server.requests(); slices.Contains(asked, "auth-agent-req@openssh.com") {
+		t.Errorf("the agent was lent to the other machine: %v", asked)
+	}
 
 	// Once nothing is to log in, nobody can.
 	if store.ssh.users != 0 {

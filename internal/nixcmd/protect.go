@@ -64,11 +64,19 @@ func hideEnvironment() error {
 	if err != nil {
 		return fmt.Errorf("reading /proc/self/stat: %w", err)
 	}
-	_, _, errno := unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_MM, unix.PR_SET_MM_MAP, uintptr(unsafe.Pointer(&layout)), unsafe.Sizeof(layout), 0, 0)
-	if errno != 0 && errno != unix.EINVAL { // which kernels without CONFIG_CHECKPOINT_RESTORE return
-		return errno
+	var size uint32
+	if prctlMM(unix.PR_SET_MM_MAP_SIZE, unsafe.Pointer(&size), 0) == unix.EINVAL {
+		return nil // a kernel without CONFIG_CHECKPOINT_RESTORE
+	}
+	if errno := prctlMM(unix.PR_SET_MM_MAP, unsafe.Pointer(&layout), unsafe.Sizeof(layout)); errno != 0 {
+		return fmt.Errorf("emptying /proc/self/environ: %w", errno)
 	}
 	return nil
+}
+
+func prctlMM(what uintptr, value unsafe.Pointer, size uintptr) unix.Errno {
+	_, _, errno := unix.RawSyscall6(unix.SYS_PRCTL, unix.PR_SET_MM, what, uintptr(value), size, 0, 0)
+	return errno
 }
 
 // dropPtrace takes CAP_SYS_PTRACE from this thread and from what it starts,

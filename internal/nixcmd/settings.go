@@ -19,9 +19,12 @@ import (
 type Settings struct {
 	Substituters []string // URLs, besides the machine's own
 	PublicKeys   nix.Keys // trusted besides the machine's own
-	Builders     string   // as Nix has it: a machine on each line, or between semicolons
-	Lines        string   // of nix.conf; they have the last word
-	Store        string   // the URL, ssh-ng://…, of the store to build in and to read; empty for this machine's
+
+	NoSubstituters bool // of the machine's own: Substituters are all there are
+
+	Builders string // as Nix has it: a machine on each line, or between semicolons
+	Lines    string // of nix.conf; they have the last word
+	Store    string // the URL, ssh-ng://…, of the store to build in and to read; empty for this machine's
 
 	// Secrets that evaluation may use to fetch what it evaluates. Builds get
 	// none of them, but for SSHKey where they run on other machines, and Netrc
@@ -62,6 +65,9 @@ func (s *Store) conf(why purpose, i Isolation) (conf, netrc string) {
 		}
 	}
 	o := &s.settings
+	if o.NoSubstituters {
+		b.WriteString("substituters =\n")
+	}
 	set("extra-substituters", strings.Join(o.Substituters, " "))
 	keys := make([]string, len(o.PublicKeys))
 	for i, key := range o.PublicKeys {
@@ -87,13 +93,20 @@ func (s *Store) conf(why purpose, i Isolation) (conf, netrc string) {
 		set("netrc-file", fmt.Sprintf("/proc/self/fd/%d", netrcFD))
 	}
 
-	// As if the environment had it, and then what the user has written down.
-	for _, lines := range []string{os.Getenv("NIX_CONFIG"), o.Lines} {
+	b.WriteString(o.written())
+	return b.String(), netrc
+}
+
+// written are the lines of nix.conf that have the last word: those of the
+// environment, and then what the user has written down.
+func (s *Settings) written() string {
+	var b strings.Builder
+	for _, lines := range []string{os.Getenv("NIX_CONFIG"), s.Lines} {
 		if lines != "" {
 			b.WriteString(strings.TrimSuffix(lines, "\n") + "\n")
 		}
 	}
-	return b.String(), netrc
+	return b.String()
 }
 
 // logsIn says whether a process may have to log in to another machine by ssh.

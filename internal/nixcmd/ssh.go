@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/tempdir"
 )
 
 // An sshAccess lets the ssh that Nix and git start log in to other machines. A
@@ -18,7 +20,7 @@ import (
 // while a process runs that may log in: whoever else gets at the agent's socket
 // may log in as well then, but learns no key.
 type sshAccess struct {
-	dir      string // for us alone
+	dir      *tempdir.Dir // or nil
 	listener net.Listener
 	options  string // for ssh
 	agent    bool   // there is one of our own
@@ -43,11 +45,11 @@ func openSSH(settings *Settings) (_ *sshAccess, err error) {
 			err = errors.Join(fmt.Errorf("preparing what ssh needs: %w", err), a.close())
 		}
 	}()
-	if a.dir, err = os.MkdirTemp("", "nixos-closure-ssh-*"); err != nil { // with mode 0700
+	if a.dir, err = tempdir.New("ssh"); err != nil {
 		return nil, err
 	}
 	if settings.KnownHosts != "" {
-		file := filepath.Join(a.dir, "known_hosts")
+		file := filepath.Join(a.dir.Path(), "known_hosts")
 		if err := os.WriteFile(file, []byte(strings.TrimSuffix(settings.KnownHosts, "\n")+"\n"), 0o600); err != nil {
 			return nil, err
 		}
@@ -68,7 +70,7 @@ func openSSH(settings *Settings) (_ *sshAccess, err error) {
 	return a, nil
 }
 
-func (a *sshAccess) socket() string { return filepath.Join(a.dir, "agent") }
+func (a *sshAccess) socket() string { return filepath.Join(a.dir.Path(), "agent") }
 
 // use opens the agent until done is called.
 func (a *sshAccess) use() (done func()) {
@@ -149,8 +151,5 @@ func (a *sshAccess) close() error {
 		a.serving.Wait()
 		a.listener = nil
 	}
-	if a.dir != "" {
-		err = errors.Join(err, os.RemoveAll(a.dir))
-	}
-	return err
+	return errors.Join(err, a.dir.Remove())
 }

@@ -30,6 +30,7 @@ type sshServer struct {
 	mu      sync.Mutex
 	conns   []net.Conn
 	ran     []string
+	asked   []string       // for what else than commands
 	running sync.WaitGroup // commands
 }
 
@@ -110,6 +111,9 @@ func (s *sshServer) serve(conn net.Conn, config *ssh.ServerConfig, env []string)
 		go func() {
 			for request := range requests {
 				if request.Type != "exec" {
+					s.mu.Lock()
+					s.asked = append(s.asked, request.Type)
+					s.mu.Unlock()
 					request.Reply(request.Type == "env", nil)
 					continue
 				}
@@ -168,4 +172,11 @@ func (s *sshServer) commands() []string {
 	defer s.mu.Unlock()
 	defer func() { s.ran = nil }()
 	return slices.Clone(s.ran)
+}
+
+// requests are what it was asked for besides commands.
+func (s *sshServer) requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
 }

@@ -41,6 +41,7 @@ type Store struct {
 	built    *builds     // and so
 	remote   *remote     // and so; nil if the store is this machine's
 	expected *expectation
+	assumed  Isolation // by who only asks
 }
 
 // Open finds Nix, and asks it for its store. Any version from 2.8 on will do.
@@ -51,7 +52,7 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 			"building, and reading a closure from a local store, needs Nix: use an image that has it")
 	}
 	s := &Store{
-		log: o.Log, settings: o.Settings, isolator: &isolator{warn: o.Warn}, built: new(builds), locks: &lockChecks{made: map[string]func() error{}},
+		log: o.Log, settings: o.Settings, isolator: &isolator{warn: o.Warn, written: o.Settings.written()}, built: new(builds), locks: &lockChecks{made: map[string]func() error{}},
 	}
 	if s.log == nil {
 		s.log = io.Discard
@@ -62,12 +63,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if !o.Expect.IsZero() && o.Settings.Store == "" {
 		s.expected = s.expect(ctx, o.Expect)
 	}
-	out, err := s.query(ctx, [][]string{{"config", "show", "--json"}, {"show-config", "--json"}})
-	if err != nil {
-		return nil, fmt.Errorf("asking Nix for its settings: %w", err)
-	}
-	if err := json.Unmarshal(out, &s.isolator.machine); err != nil {
-		return nil, fmt.Errorf("reading Nix's settings: %w", err)
+	s.isolator.log, s.isolator.ask = s.log, s.askSettings
+	var err error
+	if s.isolator.machine, err = s.askSettings(ctx, ""); err != nil {
+		return nil, err
 	}
 	setting := s.isolator.machine.Store.Value
 	if s.realDir, err = realStoreDir(setting); err != nil {
@@ -84,6 +83,21 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 		}
 	}
 	return s, nil
+}
+
+// askSettings asks Nix for its settings, where lines of a nix.conf stand between
+// those of the machine and those that are written down for this Store.
+func (s *Store) askSettings(ctx context.Context, lines string) (settings machineSettings, err error) {
+	asker := *s
+	asker.assumed.lines = lines
+	out, err := asker.query(ctx, [][]string{{"config", "show", "--json"}, {"show-config", "--json"}})
+	if err != nil {
+		return settings, fmt.Errorf("asking Nix for its settings: %w", err)
+	}
+	if err := json.Unmarshal(out, &settings); err != nil {
+		return settings, fmt.Errorf("reading Nix's settings: %w", err)
+	}
+	return settings, nil
 }
 
 // Close takes back what Nix was offered. No method may be called any more.
@@ -117,7 +131,7 @@ func (s *Store) runEvaluation(ctx context.Context, stdout, stderr io.Writer, pro
 // runTo runs one of Nix's programs, which is told what that purpose needs.
 func (s *Store) runTo(ctx context.Context, why purpose, stdout, stderr io.Writer, program string, args ...string) error {
 	c := child{stdout: stdout, stderr: stderr, env: s.env}
-	var i Isolation
+	i := s.assumed
 	if why != toAsk {
 		var err error
 		if i, err = s.isolator.isolate(ctx); err != nil {

@@ -94,7 +94,7 @@ func (p *Pointer) readable() error {
 func (p *Pointer) Writable() error {
 	if p.config.RequireSigs && len(p.config.SigningKeys) == 0 {
 		return hint.With(fmt.Errorf("there is no key to sign %s with", p),
-			"set signing_key or pointer_signing_key to a secret key (nix key generate-secret makes one), or write down require_sigs: false")
+			"set signing_key or pointer_signing_key to a secret key (nix-store --generate-binary-cache-key makes one), or write down require_sigs: false")
 	}
 	if err := p.readable(); err != nil {
 		return err

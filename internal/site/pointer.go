@@ -78,7 +78,7 @@ func (p *Pointer) Warn(c *console.Console, history *pointer.History) {
 		c.Warn("%s: left out %s that no accepted key has signed", p.Name, console.Count(history.Skipped, "generation"))
 	}
 	if newest, ok := history.Newest(); ok && newest.Expired(time.Now()) {
-		c.Warn("generation %d of %s expired at %s: hosts don't start to follow it; publish its path again to renew it",
+		c.Warn("generation %d of %s expired at %s: hosts that heed that don't start to follow it; publish its path again to renew it",
 			newest.Number, p.Name, console.Time(newest.Expires))
 	}
 }

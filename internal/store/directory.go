@@ -15,6 +15,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
+	"github.com/nixos-closure/nixos-closure-resource/internal/tempdir"
 )
 
 // A Directory is a store below a directory that somebody else has made, with
@@ -23,8 +24,8 @@ import (
 // path is to be held against its NAR. The database itself is read by a child
 // process; see child.go.
 type Directory struct {
-	dir  string // without nix/store
-	copy string // the directory that the database was copied to
+	dir  string       // without nix/store
+	copy *tempdir.Dir // that the database was copied to
 }
 
 // IsDirectory says whether a store lies below dir.
@@ -71,11 +72,11 @@ func (d *Directory) copyDatabase() error {
 	if got := strings.TrimSpace(string(schema)); got != schemaVersion {
 		return fmt.Errorf("its database has schema %q, and %s is what is known", got, schemaVersion)
 	}
-	if d.copy, err = os.MkdirTemp("", "nixos-closure-db-*"); err != nil {
+	if d.copy, err = tempdir.New("db"); err != nil {
 		return err
 	}
 	for _, suffix := range []string{"", "-wal", "-journal"} {
-		err := copyFile(root, databaseFile+suffix, filepath.Join(d.copy, "db.sqlite"+suffix))
+		err := copyFile(root, databaseFile+suffix, filepath.Join(d.copy.Path(), "db.sqlite"+suffix))
 		if err != nil && !(suffix != "" && errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
@@ -99,10 +100,7 @@ func copyFile(root *os.Root, name, to string) error {
 
 // Close forgets the store.
 func (d *Directory) Close() error {
-	if d.copy == "" {
-		return nil
-	}
-	return os.RemoveAll(d.copy)
+	return d.copy.Remove()
 }
 
 // Roots lists the paths, sorted, that nothing in the store needs: no other path

@@ -37,7 +37,7 @@ type Server struct {
 	URL             string // such as http://127.0.0.1:12345
 	AccessKeyID     string
 	SecretAccessKey string // may do everything
-	binary          string
+	name, binary    string
 	buckets         atomic.Int64
 }
 
@@ -78,7 +78,7 @@ func start(t testing.TB, name string, command func(s *Server, address string) *e
 	}
 	for attempt := 0; ; attempt++ {
 		address := freeAddress(t)
-		s := &Server{URL: "http://" + address, AccessKeyID: "key" + rand.Text(), SecretAccessKey: "secret" + rand.Text(), binary: binary}
+		s := &Server{URL: "http://" + address, AccessKeyID: "key" + rand.Text(), SecretAccessKey: "secret" + rand.Text(), name: name, binary: binary}
 		cmd := command(s, address)
 		var output bytes.Buffer
 		cmd.Stdout, cmd.Stderr = &output, &output
@@ -114,18 +114,27 @@ func start(t testing.TB, name string, command func(s *Server, address string) *e
 }
 
 func find(name string) (string, error) {
+	root, err := checkout()
+	if err != nil {
+		return "", err
+	}
+	binary := filepath.Join(root, ".cache", "servers", name)
+	_, err = os.Stat(binary)
+	return binary, err
+}
+
+// checkout is the directory of this repository.
+func checkout() (string, error) {
 	dir, err := os.Getwd()
 	if err != nil {
 		return "", err
 	}
 	for {
 		if _, err := os.Stat(filepath.Join(dir, "go.mod")); err == nil {
-			binary := filepath.Join(dir, ".cache", "servers", name)
-			_, err := os.Stat(binary)
-			return binary, err
+			return dir, nil
 		}
 		if dir == filepath.Dir(dir) {
-			return "", fmt.Errorf("%s: %w", name, os.ErrNotExist)
+			return "", fmt.Errorf("the checkout of this repository: %w", os.ErrNotExist)
 		}
 		dir = filepath.Dir(dir)
 	}
