@@ -27,6 +27,7 @@ var rooms = map[string][]string{
 	"cmd":                  {"resource", "internal/command"},
 	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint", "internal/version"},
 	"resource":             {"internal/handover", "internal/changes", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
+	"internal/host":        {"internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/substituter": {"internal/cache", "internal/blob", "internal/nix"},
 	"internal/handover":    {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/changes":     {"internal/blob", "internal/nix", "internal/hint"},
@@ -49,7 +50,7 @@ var reserved = map[string]struct {
 	why   string
 	rooms []string
 }{
-	"os/exec":                      {"only building and reading a local store need another program", []string{"internal/nixstore"}},
+	"os/exec":                      {"only building, reading a local store, and activating a system need another program", []string{"internal/nixstore", "internal/host"}},
 	"net/http":                     {"only a place of bytes is reached over a network, and only Nix is served, over loopback", []string{"internal/blob", "internal/substituter"}},
 	"github.com/aws/aws-sdk-go-v2": {"it is large, and a bucket is a place of bytes", []string{"internal/blob"}},
 	"golang.org/x/crypto/ssh":      {"only Nix's stores and sources are reached by ssh", []string{"internal/nixstore"}},

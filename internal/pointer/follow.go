@@ -111,6 +111,15 @@ func (p *Pointer) Accept(history *History, f Follower, now time.Time) (Generatio
 	return newest, seen, nil
 }
 
+// Recall returns a history that holds nothing but a generation, which somebody
+// has kept since it was read. It fails unless that is one of the pointer's.
+func (p *Pointer) Recall(g Generation) (*History, error) {
+	if !p.accepts(g) {
+		return nil, p.distrust(g)
+	}
+	return &History{Generations: []Generation{g}, entries: []Generation{g}}, nil
+}
+
 // remembers says whether seen is about this pointer: whether one of the keys that
 // had signed what was seen is still accepted.
 func (p *Pointer) remembers(seen Seen) bool {

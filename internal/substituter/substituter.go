@@ -71,6 +71,17 @@ func Serve(ctx context.Context, warn func(error), caches ...*cache.Cache) (*Serv
 	return s, nil
 }
 
+// Know takes the narinfos of a closure of the first cache, which need not be
+// asked for one by one then. What that cache has from another one, it serves too.
+func (s *Server) Know(closure *cache.Closure) {
+	c := s.caches[0]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range closure.Paths {
+		c.found[closure.Paths[i].Path.HashPart()] = &closure.Paths[i]
+	}
+}
+
 // Close ends all requests, and returns when none is left.
 func (s *Server) Close() error {
 	err := s.http.Close()
