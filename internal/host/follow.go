@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -117,7 +118,8 @@ func (r *run) end(ctx context.Context, err error) (Outcome, error) {
 
 // ends is an outcome about a generation, as follow returns it.
 func ends(result Result, g ID, format string, args ...any) *ended {
-	return &ended{Outcome{Result: result, Generation: g.Number, Path: g.Path, Sentence: fmt.Sprintf(format, args...)}}
+	sentence := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
+	return &ended{Outcome{Result: result, Generation: g.Number, Path: g.Path, Sentence: sentence}}
 }
 
 // save writes the state, after which the step of that name is done.

@@ -67,7 +67,7 @@ func (r *run) examine(ctx context.Context) []finding {
 			ctx, cancel := context.WithTimeoutCause(ctx, c.timeout, fmt.Errorf("it took longer than %s", c.timeout))
 			defer cancel()
 			findings[i] = c.finding
-			findings[i].err = untilGreen(ctx, c.try)
+			findings[i].err = r.untilGreen(ctx, c.try)
 		})
 	}
 	group.Wait()
@@ -75,15 +75,13 @@ func (r *run) examine(ctx context.Context) []finding {
 }
 
 // untilGreen tries until it succeeds or ctx ends, and returns the last failure.
-func untilGreen(ctx context.Context, try func(context.Context) error) error {
+func (r *run) untilGreen(ctx context.Context, try func(context.Context) error) error {
 	for {
 		err := try(ctx)
 		if err == nil {
 			return nil
 		}
-		select {
-		case <-time.After(checkPause):
-		case <-ctx.Done():
+		if r.host.pause(ctx, checkPause) != nil {
 			return err
 		}
 	}

@@ -28,7 +28,8 @@ type Host struct {
 	Log func(format string, args ...any) // what is being done, a line at a time
 
 	Now   func() time.Time                           // nil for the system's clock
-	Sleep func(context.Context, time.Duration) error // nil for a real one
+	Sleep func(context.Context, time.Duration) error // waits for a soak to be over; nil for a real one
+	Pause func(context.Context, time.Duration) error // waits until a red check is tried again, which an error prevents; nil for a real one
 	Self  string                                     // this program; "" to ask the kernel
 	Boot  func() (string, error)                     // names the present boot; nil to ask the kernel
 
@@ -55,6 +56,17 @@ func (h *Host) sleep(ctx context.Context, d time.Duration) error {
 	if h.Sleep != nil {
 		return h.Sleep(ctx, d)
 	}
+	return sleep(ctx, d)
+}
+
+func (h *Host) pause(ctx context.Context, d time.Duration) error {
+	if h.Pause != nil {
+		return h.Pause(ctx, d)
+	}
+	return sleep(ctx, d)
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
 	select {
 	case <-time.After(d):
 		return nil

@@ -148,12 +148,16 @@ func (s *Server) found(c *served, suffix string, serve func(http.ResponseWriter,
 			return
 		}
 		ni, err := c.find(r.Context(), hash)
-		if err == nil {
+		found := err == nil
+		if found {
 			err = serve(w, r, c, ni)
 		}
 		switch {
 		case err == nil || r.Context().Err() != nil:
 		case errors.Is(err, blob.ErrNotExist):
+			if found { // and so its file should have been, too
+				s.warn(err)
+			}
 			http.NotFound(w, r)
 		case errors.Is(err, cache.ErrUntrusted):
 			s.warn(fmt.Errorf("not used: %w", err))
