@@ -252,7 +252,9 @@ type agent struct {
 	Key         string
 	Config      Config
 	Request     Request
-	Kill        int // the number of the step after which it is killed, or 0
+	Kill        int    // the number of the step after which it is killed, or 0
+	KillAfter   string // or the name of it
+	Stop        bool   // it is stopped there instead, and hangs
 }
 
 const agentCommand = "agent"
@@ -298,9 +300,13 @@ func (a agent) host(log func(string, ...any)) (*Host, error) {
 			return string(id), err
 		},
 		Changed: func(name string) {
-			if step++; step == a.Kill {
-				fmt.Fprintf(os.Stderr, "killed after step %d: %s\n", step, name)
-				syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			if step++; step == a.Kill || name == a.KillAfter {
+				signal := syscall.SIGKILL
+				if a.Stop {
+					signal = syscall.SIGSTOP
+				}
+				fmt.Fprintf(os.Stderr, "%v after step %d: %s\n", signal, step, name)
+				syscall.Kill(os.Getpid(), signal)
 			}
 		},
 	}, nil
@@ -338,25 +344,32 @@ func (m *machine) tryFollow() (Outcome, error) {
 }
 
 // followKilled makes a run in a process of its own that is killed after a step.
-// It says whether it was: a run may have fewer steps.
-func (m *machine) followKilled(step int) (killed bool) {
+// It says whether it was, and after which: a run may have fewer steps.
+func (m *machine) followKilled(step int) (name string, killed bool) {
 	m.t.Helper()
 	a := m.agent()
 	a.Kill = step
+	return m.runAgent(a)
+}
+
+// runAgent makes a run in a process of its own, and says whether that was killed.
+func (m *machine) runAgent(a agent) (said string, killed bool) {
+	m.t.Helper()
 	description, err := json.Marshal(a)
 	must(m.t, err)
 	cmd := exec.Command(os.Args[0], agentCommand, string(description))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	err = cmd.Run()
-	m.t.Logf("run of its own: %v\n%s", err, stderr.Bytes())
+	m.t.Logf("a run of its own: %v\n%s", err, stderr.Bytes())
+	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
 	if exit := new(exec.ExitError); errors.As(err, &exit) {
 		if status := exit.Sys().(syscall.WaitStatus); status.Signaled() && status.Signal() == syscall.SIGKILL {
-			return true
+			return lines[len(lines)-1], true
 		}
 	}
 	must(m.t, err)
-	return false
+	return lines[len(lines)-1], false
 }
 
 // endUnits ends all that outlives a run.

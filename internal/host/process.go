@@ -144,23 +144,33 @@ func (u *processUnits) start(ctx context.Context, name string, after time.Durati
 }
 
 func (u *processUnits) End(ctx context.Context, name string) error {
-	data, err := os.ReadFile(u.file(name))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil
-	}
-	if err != nil {
+	leader, err := u.leader(name)
+	if err != nil || leader.pid == 0 {
 		return err
 	}
-	leader, err := parseProcess(string(data))
-	if err != nil {
-		return fmt.Errorf("%s: %w", u.file(name), err)
-	}
-	if leader.pid > 1 {
-		if err := endSession(ctx, leader); err != nil {
-			return fmt.Errorf("ending the unit %s: %w", name, err)
-		}
+	if err := endSession(ctx, leader); err != nil {
+		return fmt.Errorf("ending the unit %s: %w", name, err)
 	}
 	return u.forget(name)
+}
+
+// leader is the first process of a unit, or zero if there is none.
+func (u *processUnits) leader(name string) (process, error) {
+	data, err := os.ReadFile(u.file(name))
+	if errors.Is(err, fs.ErrNotExist) {
+		return process{}, nil
+	}
+	if err != nil {
+		return process{}, err
+	}
+	leader, err := parseProcess(string(data))
+	if err == nil && leader.pid <= 1 {
+		err = fmt.Errorf("it names the process %d", leader.pid)
+	}
+	if err != nil {
+		return process{}, fmt.Errorf("%s: %w", u.file(name), err)
+	}
+	return leader, nil
 }
 
 func (u *processUnits) file(name string) string { return filepath.Join(u.dir, name) }
