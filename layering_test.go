@@ -25,7 +25,7 @@ const module = "github.com/nixos-closure/nixos-closure-resource/"
 // resource hands to it.
 var rooms = map[string][]string{
 	"cmd":                  {"resource", "internal/command"},
-	"internal/command":     {"resource", "internal/changes", "internal/pointer", "internal/nix", "internal/hint", "internal/version"},
+	"internal/command":     {"resource", "internal/host", "internal/changes", "internal/pointer", "internal/nix", "internal/hint", "internal/version"},
 	"resource":             {"internal/handover", "internal/changes", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/host":        {"internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
 	"internal/substituter": {"internal/cache", "internal/blob", "internal/nix"},

@@ -50,6 +50,10 @@ func IsMistake(err error) bool {
 // Pointer is the pointer's name.
 func (e *Engine) Pointer() pointer.Name { return e.source.Pointer }
 
+// Followed are the pointer and the cache that it leads into, for a host that
+// follows it.
+func (e *Engine) Followed() (*pointer.Pointer, *cache.Cache) { return e.trail.pointer, e.trail.cache }
+
 // History returns the pointer's history, which has a generation at least, and
 // warns of what is odd about it.
 func (e *Engine) History(ctx context.Context) (*pointer.History, error) {

@@ -49,6 +49,9 @@ func Main() int {
 		console: resource.NewConsole(os.Stderr, os.Getenv),
 	}
 	ctx := resource.Start()
+	if status, ok := a.helper(ctx, os.Args[1:]); ok {
+		return status
+	}
 	root := newRoot(a)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -57,7 +60,7 @@ func Main() int {
 	if err != nil && !a.began {
 		err = misuse{explain(cmd, err)}
 	}
-	if err != nil {
+	if outcome := (followed{}); err != nil && !errors.As(err, &outcome) {
 		a.console.Fail(err)
 	}
 	return status(err)
@@ -79,7 +82,7 @@ and from flags. What comes later in this list wins.
 
 Exit status: 0 done; 1 failed; 2 wrong arguments or source, nothing was done;
 3 verify has found damage; 4 refused to move the pointer, because it has moved
-meanwhile or has a newer promotion.`,
+meanwhile or has a newer promotion. That of follow may be one of its own, too.`,
 		Version:            version.Number,
 		SilenceErrors:      true,
 		SilenceUsage:       true,
@@ -94,6 +97,7 @@ meanwhile or has a newer promotion.`,
 		newPush(a), newBuild(a), newPromote(a), newRollback(a),
 		newHistory(a), newShow(a), newDiff(a),
 		newFetch(a), newVerify(a),
+		newFollow(a), newStatus(a), newHold(a), newRelease(a),
 	)
 	return root
 }
@@ -153,9 +157,12 @@ func status(err error) int {
 	var broken damage
 	var moved *pointer.MovedError
 	var older *pointer.OlderError
+	var run followed
 	switch {
 	case err == nil:
 		return done
+	case errors.As(err, &run):
+		return run.outcome.Result.Status()
 	case errors.As(err, &wrong), resource.IsMistake(err):
 		return misused
 	case errors.As(err, &broken):

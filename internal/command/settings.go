@@ -85,6 +85,7 @@ func (s *settings) collect() (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
+	delete(source, hostKey)
 	for _, variable := range os.Environ() {
 		key, value, _ := strings.Cut(variable, "=")
 		if name, ok := strings.CutPrefix(key, prefix); ok && key != configFile && value != "" {

@@ -137,6 +137,12 @@ func ParseConfig(data []byte) (Config, error) {
 	return c, nil
 }
 
+// WithMode is c with another mode.
+func (c Config) WithMode(mode Mode) (Config, error) {
+	c.Mode = mode
+	return c, c.check()
+}
+
 // check says what is wrong with c, and gives health checks their defaults.
 func (c *Config) check() error {
 	names := map[string]bool{}

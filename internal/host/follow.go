@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
@@ -119,7 +120,13 @@ func (r *run) end(ctx context.Context, err error) (Outcome, error) {
 // ends is an outcome about a generation, as follow returns it.
 func ends(result Result, g ID, format string, args ...any) *ended {
 	sentence := strings.ReplaceAll(fmt.Sprintf(format, args...), "\n", "; ")
-	return &ended{Outcome{Result: result, Generation: g.Number, Path: g.Path, Sentence: sentence}}
+	e := &ended{Outcome{Result: result, Generation: g.Number, Path: g.Path, Sentence: sentence}}
+	for _, arg := range args {
+		if err, ok := arg.(error); ok {
+			e.Hints = append(e.Hints, hint.Of(err)...)
+		}
+	}
+	return e
 }
 
 // save writes the state, after which the step of that name is done.

@@ -5,7 +5,8 @@ import "github.com/nixos-closure/nixos-closure-resource/internal/nix"
 // An Outcome is what a run came to.
 type Outcome struct {
 	Result      Result        `json:"result"`
-	Sentence    string        `json:"sentence"` // one, and true: what is the case, of which generation, and why
+	Sentence    string        `json:"sentence"`        // one, and true: what is the case, of which generation, and why
+	Hints       []string      `json:"hints,omitempty"` // what a person could do
 	Generation  uint64        `json:"generation,omitempty"`
 	Path        nix.StorePath `json:"path,omitzero"`
 	NeedsReboot bool          `json:"needsReboot,omitempty"` // what runs is not what would run after a boot into it

@@ -10,7 +10,6 @@ import (
 
 // tell tells others what a run came to. What fails here, fails nothing else.
 func (r *run) tell(ctx context.Context, outcome Outcome, news bool) {
-	r.log("%s", outcome.Sentence)
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), tellTimeout)
 	defer cancel()
 	status, err := r.host.status(r.state)
