@@ -75,6 +75,8 @@ func TestRollbackAttackOnWhatWasSeen(t *testing.T) {
 	must(t, os.Remove(filepath.Join(m.Config.StateDir, holdFile)))
 	m.serves(old)
 	m.refuses("offers generation 2, and had generation 3")
+	must(t, os.RemoveAll(m.Config.StateDir))
+	m.refuses("offers generation 2, and had generation 3")
 }
 
 // Without its state, a host goes by the names of its roots.

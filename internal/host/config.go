@@ -93,7 +93,10 @@ func (d *Duration) UnmarshalText(text []byte) error {
 }
 
 // MarshalText writes one.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// String is d as it may be written.
+func (d Duration) String() string { return time.Duration(d).String() }
 
 // Defaults are what holds where a setting is not said.
 func Defaults() Config {

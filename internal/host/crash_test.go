@@ -167,3 +167,26 @@ func TestHangingRun(t *testing.T) {
 	m.comesTo(Switched) // it is an attempt without a verdict, and the next one has one
 	m.is("b", "b", "b")
 }
+
+// The run is killed while its activation is at work, which goes on without it. The
+// next run ends that before it does anything else.
+func TestActivationWithoutARun(t *testing.T) {
+	m := newMachine(t)
+	m.comesTo(NothingNew)
+	m.put("undead")
+	for range 2 {
+		if _, killed := m.followKilled(0); !killed {
+			t.Fatal("the run was not killed")
+		}
+		if !m.begun(activationUnit) {
+			t.Fatal("the activation has ended with its run")
+		}
+	}
+	m.comesTo(Failed)
+	m.is("a", "a", "a")
+	for _, unit := range []string{activationUnit, deadlineUnit} {
+		if m.begun(unit) {
+			t.Errorf("%s is still there", unit)
+		}
+	}
+}

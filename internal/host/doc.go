@@ -29,10 +29,10 @@
 // # The steps, and what is on disk after each
 //
 //	read     the pointer, by one conditional GET; what it may be, package pointer decides
-//	         disk: the highest number, its path and time; the newest generation
+//	         disk: a root of the garbage collector, <pointer>-<number>; the highest number,
+//	         its path and time; the newest generation
 //	decide   nothing new, failed before, held, drifted, too early: then this was all
 //	fetch    what the store lacks
-//	         disk: a garbage collector's root <pointer>-<number>, before the first byte
 //	try      health of the old system, for comparison; then activate the new one
 //	         disk, before the activation: the trial, with its attempt's number, and the remembered system
 //	prove    checks, a fresh connection to the cache, a while without restarts

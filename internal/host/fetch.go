@@ -25,11 +25,11 @@ func (r *run) fetch(ctx context.Context, g pointer.Generation) error {
 	if err != nil {
 		return err
 	}
-	// Before the first byte: the collector takes no path that a root names.
+	// The collector takes no path that a root names; this one is there since the
+	// generation was first read, unless somebody has removed it.
 	if err := r.config.addRoot(rootName(r.state.Pointer, g.Number), g.Path); err != nil {
 		return err
 	}
-	r.changed("root")
 	invalid, err := store.Invalid(ctx, g.Path)
 	if err != nil || len(invalid) == 0 {
 		return err

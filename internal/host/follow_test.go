@@ -7,6 +7,10 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
 func TestSwitch(t *testing.T) {
@@ -420,4 +424,30 @@ func TestRoots(t *testing.T) {
 	if want := []uint64{4, 5}; !slices.Equal(numbers, want) { // a, to go back to, and b
 		t.Errorf("want roots of %d, got %d", want, numbers)
 	}
+}
+
+// The highest number is a memory, be its path of use or not.
+func TestHighestRootStays(t *testing.T) {
+	c := Config{GCRoots: t.TempDir()}
+	path, other := somePath(t), systems(t).systems["a"]
+	for name, path := range map[string]nix.StorePath{"web-1-9": path, "web-1-10": path, "web-1-2": other, "web-1-x": path, "web-1-5-99": path} {
+		must(t, c.addRoot(name, path))
+	}
+	must(t, c.pruneRoots("web-1", other))
+	roots, err := c.roots("web-1")
+	must(t, err)
+	if diff := cmp.Diff(map[uint64]string{10: path.String(), 2: other.String()}, texts(roots)); diff != "" {
+		t.Errorf("roots (-want +got)\n%s", diff)
+	}
+	if roots, err = c.roots("web-1-5"); err != nil || len(roots) != 1 {
+		t.Errorf("the root of another pointer is gone: %v, %v", roots, err)
+	}
+}
+
+func texts(roots map[uint64]nix.StorePath) map[uint64]string {
+	m := map[uint64]string{}
+	for number, path := range roots {
+		m[number] = path.String()
+	}
+	return m
 }

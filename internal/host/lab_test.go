@@ -357,10 +357,13 @@ func (m *machine) runAgent(a agent) (said string, killed bool) {
 	m.t.Helper()
 	description, err := json.Marshal(a)
 	must(m.t, err)
-	cmd := exec.Command(os.Args[0], agentCommand, string(description))
+	ctx, cancel := context.WithTimeout(m.t.Context(), 2*time.Minute) // of one that hangs
+	defer cancel()
+	cmd := exec.CommandContext(ctx, os.Args[0], agentCommand, string(description))
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	err = cmd.Run()
+	must(m.t, ctx.Err())
 	m.t.Logf("a run of its own: %v\n%s", err, stderr.Bytes())
 	lines := strings.Split(strings.TrimSpace(stderr.String()), "\n")
 	if exit := new(exec.ExitError); errors.As(err, &exit) {

@@ -114,6 +114,10 @@ func (r *run) remember(history *pointer.History, seen pointer.Seen) error {
 	if r.state.Seen == nil {
 		r.state.Seen = map[pointer.Name]pointer.Seen{}
 	}
+	if err := r.config.addRoot(rootName(r.state.Pointer, newest.Number), newest.Path); err != nil {
+		return err
+	}
+	r.changed("root")
 	r.state.Seen[r.state.Pointer], r.state.Offered = seen, &now
 	return r.save("seen")
 }

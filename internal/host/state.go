@@ -19,7 +19,7 @@ import (
 // If the file is lost, the host doesn't know which generations have failed, nor
 // of a trial; the highest number is known from the names of the roots.
 type State struct {
-	Pointer pointer.Name                  `json:"pointer"` // that all but Seen is about
+	Pointer pointer.Name                  `json:"pointer,omitzero"` // that all but Seen is about
 	Seen    map[pointer.Name]pointer.Seen `json:"seen"`
 	Offered *Offered                      `json:"offered,omitempty"`
 

@@ -22,6 +22,7 @@ in
   cut-off = system "cut-off" { hooks = ''after_test() { touch "$root/cut-off"; }''; };
   outage = system "outage" { hooks = ''after_test() { touch "$root/outage"; }''; };
   deadly = system "deadly" { hooks = ''after_test() { read pid rest < "$root/state/lock"; kill -9 $pid; }''; };
+  undead = system "undead" { hooks = ''after_test() { read pid rest < "$root/state/lock"; kill -9 $pid; sleep 1000; }''; };
   stubborn = system "stubborn" { hooks = ''before_boot() { echo "no space left on /boot"; exit 1; }''; };
   loaderless = system "loaderless" { hooks = ''before_boot() { touch "$root/no-boot-loader"; }''; };
   kernel = system "kernel" { kernel = "linux-6.13"; };
