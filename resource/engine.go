@@ -50,9 +50,11 @@ func IsMistake(err error) bool {
 // Pointer is the pointer's name.
 func (e *Engine) Pointer() pointer.Name { return e.source.Pointer }
 
-// Followed are the pointer and the cache that it leads into, for a host that
-// follows it.
-func (e *Engine) Followed() (*pointer.Pointer, *cache.Cache) { return e.trail.pointer, e.trail.cache }
+// Followed are the pointer, the cache that it leads into, and where both are kept,
+// for a host that follows it.
+func (e *Engine) Followed() (*pointer.Pointer, *cache.Cache, blob.Store) {
+	return e.trail.pointer, e.trail.cache, e.trail.store
+}
 
 // History returns the pointer's history, which has a generation at least, and
 // warns of what is odd about it.

@@ -45,13 +45,13 @@ func (a *app) host(ctx context.Context, name pointer.Name) (*host.Host, error) {
 		return nil, err
 	}
 	h := &host.Host{Config: config, Log: a.console.Say}
-	h.Pointer, h.Cache = engine.Followed()
+	h.Pointer, h.Cache, h.Reports = engine.Followed()
 	h.Reach = func(ctx context.Context) error {
 		again, err := a.open(ctx, name) // with connections of its own
 		if err != nil {
 			return err
 		}
-		p, _ := again.Followed()
+		p, _, _ := again.Followed()
 		_, err = p.Read(ctx)
 		return err
 	}

@@ -64,6 +64,9 @@ func describeHost(s host.Status) [][]string {
 	if s.Hold != nil {
 		rows = append(rows, []string{"held", fmt.Sprintf("until %s: %s", s.Hold.Until.UTC().Format(time.DateTime+" UTC"), s.Hold.Reason)})
 	}
+	if s.PublicKey != "" {
+		rows = append(rows, []string{"reports as", s.PublicKey})
+	}
 	if s.Last.Result != "" {
 		rows = append(rows, []string{"last run", fmt.Sprintf("%s, %s: %s", moment(s.Last.At), s.Last.Result, s.Last.Sentence)})
 	} else {

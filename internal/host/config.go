@@ -13,6 +13,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/report"
 )
 
 // A Config is how a host follows, as its JSON file has it. The defaults are right
@@ -45,7 +46,9 @@ type Config struct {
 	KeepFree int64    `json:"keep_free"` // bytes that must stay free where the store is; default: 256 MiB
 
 	MetricsFile string   `json:"metrics_file"` // for node_exporter's textfile collector, such as /var/lib/…/nixos_closure.prom
-	Post        []string `json:"post"`         // a command that is run after each run that did anything
+	Post        []string `json:"post"`         // a command that is run when a run has come to something else than the one before
+	Report      bool     `json:"report"`       // write what this host runs to the cache, signed; default: false
+	ReportEvery Duration `json:"report_every"` // at least so often, even if nothing has changed; default: 1h
 	Units       string   `json:"units"`        // who keeps what outlives a run: systemd or process; default: systemd where it runs
 }
 
@@ -112,6 +115,7 @@ func Defaults() Config {
 		ActivationTimeout: Duration(10 * time.Minute),
 		Health:            Health{Connectivity: true, Patience: Duration(time.Minute), Soak: Duration(time.Minute)},
 		MaxSkew:           Duration(5 * time.Minute),
+		ReportEvery:       Duration(time.Hour),
 		KeepFree:          256 << 20,
 	}
 }
@@ -171,6 +175,13 @@ func (c *Config) check() error {
 		if !filepath.IsAbs(path) {
 			return fmt.Errorf("%q is not an absolute path", path)
 		}
+	}
+	if c.Report && !report.ValidHost(c.Name) {
+		return hint.With(fmt.Errorf("%q can't be a host's name in a report", c.Name),
+			"name: says another one, of letters, digits, dots, dashes and underscores")
+	}
+	if c.Report && c.ReportEvery == 0 {
+		return errors.New("report_every can't be 0s")
 	}
 	switch c.Mode {
 	case Switch, Test, DryActivate:

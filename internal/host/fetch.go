@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -68,7 +69,8 @@ func (r *run) fetchByUs(ctx context.Context, g pointer.Generation) error {
 	}
 	r.log("fetching %d of %d paths, %d MiB unpacked", len(missing), len(closure.Paths), size>>20)
 	caches := append([]*cache.Cache{r.host.Cache}, r.host.Cache.Substituters()...)
-	server, err := substituter.Serve(ctx, func(err error) { r.log("%v", err) }, caches...)
+	var cause atomic.Pointer[error] // what Nix is not told, or doesn't say
+	server, err := substituter.Serve(ctx, func(err error) { cause.Store(&err) }, caches...)
 	if err != nil {
 		return err
 	}
@@ -82,7 +84,11 @@ func (r *run) fetchByUs(ctx context.Context, g pointer.Generation) error {
 		return err
 	}
 	defer fetching.Close()
-	return fetching.Substitute(ctx, g.Path)
+	err = fetching.Substitute(ctx, g.Path)
+	if why := cause.Load(); err != nil && why != nil {
+		return *why
+	}
+	return err
 }
 
 // missing are the paths of a closure that the store lacks, and how large they are.

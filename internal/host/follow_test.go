@@ -373,6 +373,9 @@ func TestCacheAway(t *testing.T) {
 	if outcome.Generation != g.Number {
 		t.Errorf("want generation %d, got %d", g.Number, outcome.Generation)
 	}
+	if !strings.Contains(outcome.Sentence, "nar/") {
+		t.Errorf("the sentence doesn't say what is missing: %q", outcome.Sentence)
+	}
 	if strings.Contains(outcome.Sentence, "\n") {
 		t.Errorf("the sentence has several lines: %q", outcome.Sentence)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
@@ -24,6 +25,9 @@ type Host struct {
 	// Reach reads the pointer over a new connection: whoever can do that, can be
 	// told to run something else.
 	Reach func(context.Context) error
+
+	// Reports is where reports are written, if the host reports.
+	Reports blob.Store
 
 	Log func(format string, args ...any) // what is being done, a line at a time
 

@@ -275,6 +275,7 @@ func (a agent) host(log func(string, ...any)) (*Host, error) {
 	return &Host{
 		Config:  a.Config,
 		Pointer: p,
+		Reports: store,
 		Cache:   cache.New(store, cache.Config{RequireSigs: true, PublicKeys: nix.Keys{key}}),
 		Reach: func(ctx context.Context) error {
 			for _, reason := range []string{"cut-off", "outage"} {

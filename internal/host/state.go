@@ -27,10 +27,11 @@ type State struct {
 	Trial    *Trial    `json:"trial,omitempty"` // begun, and not ended
 	Failed   []Verdict `json:"failed,omitempty"`
 	Unclear  *Unclear  `json:"unclear,omitempty"`
-	Proven   *Proof    `json:"proven,omitempty"`  // the last one
-	Left     *System   `json:"left,omitempty"`    // what the last run that changed anything has left
-	Drift    *ID       `json:"drift,omitempty"`   // what was the newest when somebody was seen to have changed the system
-	Last     *Outcome  `json:"last,omitempty"`    // of the last run
+	Proven   *Proof    `json:"proven,omitempty"` // the last one
+	Left     *System   `json:"left,omitempty"`   // what the last run that changed anything has left
+	Drift    *ID       `json:"drift,omitempty"`  // what was the newest when somebody was seen to have changed the system
+	Last     *Outcome  `json:"last,omitempty"`   // of the last run
+	Reported Reported  `json:"reported,omitzero"`
 	Success  int64     `json:"success,omitempty"` // when a run last found, or made, the newest generation running
 }
 
@@ -119,6 +120,12 @@ type Proof struct {
 	NeedsReboot bool   `json:"needsReboot,omitempty"` // it isn't what the machine boots, since it would boot otherwise than it was proven
 }
 
+// Reported is the last report that was written.
+type Reported struct {
+	Number uint64 `json:"number"`
+	At     int64  `json:"at,omitempty"`
+}
+
 const (
 	stateFile    = "state.json"
 	maxStateSize = 1 << 20
@@ -164,5 +171,5 @@ func (s *State) failure(id ID) (Verdict, bool) {
 
 // forget makes everything that is about the pointer as if it were new.
 func (s *State) forget(name pointer.Name) {
-	*s = State{Pointer: name, Seen: s.Seen, Trial: s.Trial, Left: s.Left, Proven: s.Proven}
+	*s = State{Pointer: name, Seen: s.Seen, Trial: s.Trial, Left: s.Left, Proven: s.Proven, Reported: Reported{Number: s.Reported.Number}}
 }

@@ -1,6 +1,9 @@
 package host
 
 import (
+	"errors"
+	"io/fs"
+
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
@@ -18,9 +21,10 @@ type Status struct {
 	ProvenGeneration  uint64        `json:"provenGeneration,omitempty"`
 	Failed            []Verdict     `json:"failed,omitempty"`
 	Hold              *Hold         `json:"hold,omitempty"`
-	Trial             *ID           `json:"trial,omitempty"`   // that is under way, or was left
-	Success           int64         `json:"success,omitempty"` // when a run last found, or made, the newest generation running
-	Last              Outcome       `json:"last,omitzero"`     // why it doesn't move, if it doesn't
+	Trial             *ID           `json:"trial,omitempty"`     // that is under way, or was left
+	PublicKey         string        `json:"publicKey,omitempty"` // that its reports are verified by
+	Success           int64         `json:"success,omitempty"`   // when a run last found, or made, the newest generation running
+	Last              Outcome       `json:"last,omitzero"`       // why it doesn't move, if it doesn't
 }
 
 // Wanted is the newest generation.
@@ -60,6 +64,9 @@ func (h *Host) status(s *State) (Status, error) {
 			return status, err
 		}
 	}
+	if status.PublicKey, err = h.PublicKey(); err != nil && !errors.Is(err, fs.ErrPermission) { // the secret half is not for everybody
+		return status, err
+	}
 	hold, err := ReadHold(h.Config.StateDir)
 	if err != nil {
 		return status, err
@@ -67,23 +74,21 @@ func (h *Host) status(s *State) (Status, error) {
 	if hold != nil && h.now().Before(hold.Until) {
 		status.Hold = hold
 	}
-	status.RunningGeneration, status.BootsGeneration = s.numberOf(status.Running), s.numberOf(status.Boots)
+	known, err := h.Config.roots(s.Pointer)
+	if err != nil {
+		return status, err
+	}
+	status.RunningGeneration, status.BootsGeneration = numberOf(status.Running, known), numberOf(status.Boots, known)
 	return status, nil
 }
 
-// numberOf is the latest generation known to have that path, or 0.
-func (s *State) numberOf(path nix.StorePath) uint64 {
-	var number uint64
-	consider := func(id ID) {
-		if !path.IsZero() && id.Path == path {
-			number = max(number, id.Number)
+// numberOf is the latest generation that is known to be that path, or 0.
+func numberOf(path nix.StorePath, known map[uint64]nix.StorePath) uint64 {
+	var latest uint64
+	for number, of := range known {
+		if of == path {
+			latest = max(latest, number)
 		}
 	}
-	if s.Offered != nil {
-		consider(idOf(s.Offered.Generation))
-	}
-	if s.Proven != nil {
-		consider(s.Proven.ID)
-	}
-	return number
+	return latest
 }

@@ -22,6 +22,11 @@ func (r *run) tell(ctx context.Context, outcome Outcome, news bool) {
 			r.log("writing the metrics: %v", err)
 		}
 	}
+	if r.reportDue(news) {
+		if err := r.report(ctx, status); err != nil {
+			r.log("this run is not reported: %v", err)
+		}
+	}
 	if len(r.config.Post) > 0 && news {
 		if _, err := command(ctx, r.postEnvironment(status), r.config.Post...); err != nil {
 			r.log("%v", err)
