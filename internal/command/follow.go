@@ -23,8 +23,8 @@ A timer starts this again and again; it can be killed at any time.
 
 What is printed is one sentence, or the outcome in JSON with --json.
 
-Exit status: 0 the newest generation runs (nothing-new, switched, tested) or was
-shown (dry-activate); 1 the run itself has failed; 2 wrong arguments or settings;
+Exit status: 0 the newest generation runs (nothing-new, switched, tested), was shown
+(dry-activate), or the machine reboots (booting); 1 the run itself has failed; 2 wrong arguments or settings;
 10 waiting: it will be tried later; 11 held; 12 drift: somebody has changed the
 system by hand; 13 refused: the newest generation may not be followed; 14 it has
 failed here, and the old system runs; 15 inconclusive: it could not be judged, and
@@ -69,8 +69,8 @@ unreachable: the pointer or the closure could not be read.`,
 	flags.BoolVar(&request.Now, "now", false, "wait for nothing: not for this host's turn, a pause or a hold, nor because somebody has changed the system by hand")
 	flags.BoolVar(&request.Retry, "retry", false, "try a generation again that has failed here")
 	flags.BoolVar(&request.TrustOnFirstUse, "trust-on-first-use", false, "accept a pointer of which nothing is remembered here")
-	flags.StringVar(&mode, "mode", "", "`what` to do this time: switch, test or dry-activate")
-	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"switch", "test", "dry-activate"}, cobra.ShellCompDirectiveNoFileComp))
+	flags.StringVar(&mode, "mode", "", "`what` to do this time: switch, boot, test or dry-activate")
+	cmd.RegisterFlagCompletionFunc("mode", cobra.FixedCompletions([]string{"switch", "boot", "test", "dry-activate"}, cobra.ShellCompDirectiveNoFileComp))
 	return cmd
 }
 

@@ -31,9 +31,14 @@ type Config struct {
 	Booted   string   `json:"booted"`          // a link to what was booted; default: /run/booted-system
 	Boot     []string `json:"boot"`            // file systems with boot files; default: those of /boot, /boot/efi and /efi that there are
 
-	// Activate is a command that gets a store path and test, boot or dry-activate
-	// as its last two arguments. After test, Running leads to the path; after
-	// boot, the machine boots it. Default: the path's own
+	// Reboot says whether the machine may be rebooted for a trial, and how.
+	Reboot        Reboot   `json:"reboot"`         // default: never
+	RebootCommand []string `json:"reboot_command"` // boots what the machine boots by default; default: systemctl reboot
+
+	// Activate is a command that gets a store path and test, boot, boot-once
+	// or dry-activate as its last two arguments. After test, Running leads to the
+	// path; after boot, the machine boots it by default; boot-once reboots into it,
+	// and leaves the default alone. Default: the path's own
 	// bin/switch-to-configuration.
 	Activate          []string `json:"activate"`
 	ActivationTimeout Duration `json:"activation_timeout"` // of one activation, which is repeated once; default: 10m
@@ -74,8 +79,18 @@ type Mode string
 
 const (
 	Switch      Mode = "switch"       // run it; once it is proven, boot it, too
+	Boot        Mode = "boot"         // boot it, once; if it is proven then, go on booting it
 	Test        Mode = "test"         // run it until the next boot
 	DryActivate Mode = "dry-activate" // say what would be done
+)
+
+// A Reboot is a way to boot a system once, while the machine goes on booting
+// another one by default. Its text doesn't change.
+type Reboot string
+
+const (
+	Never Reboot = "never" // the machine is not rebooted
+	Kexec Reboot = "kexec" // by kexec, which touches no boot file
 )
 
 // A Duration is written like 90s, 10m, 24h or 7d.
@@ -106,6 +121,8 @@ func Defaults() Config {
 	return Config{
 		System:            map[string]string{"amd64": "x86_64", "arm64": "aarch64"}[runtime.GOARCH] + "-" + runtime.GOOS,
 		Mode:              Switch,
+		Reboot:            Never,
+		RebootCommand:     []string{"systemctl", "reboot"},
 		StateDir:          "/var/lib/nixos-closure",
 		GCRoots:           "/nix/var/nix/gcroots/nixos-closure",
 		Profile:           "/nix/var/nix/profiles/system",
@@ -184,9 +201,21 @@ func (c *Config) check() error {
 		return errors.New("report_every can't be 0s")
 	}
 	switch c.Mode {
-	case Switch, Test, DryActivate:
+	case Switch, Boot, Test, DryActivate:
 	default:
-		return hint.With(fmt.Errorf("there is no mode %q", c.Mode), "want switch, test or dry-activate")
+		return hint.With(fmt.Errorf("there is no mode %q", c.Mode), "want switch, boot, test or dry-activate")
+	}
+	switch c.Reboot {
+	case Kexec:
+	case Never:
+		if c.Mode == Boot {
+			return hint.With(errors.New("mode boot reboots the machine for each generation, and reboot says never"), "set reboot to kexec")
+		}
+	default:
+		return hint.With(fmt.Errorf("the machine can't be rebooted by %q", c.Reboot), "want never or kexec")
+	}
+	if len(c.RebootCommand) == 0 {
+		return errors.New("reboot_command is empty")
 	}
 	switch c.Units {
 	case "", unitsSystemd, unitsProcess:

@@ -39,6 +39,7 @@
 //	         disk: the trial is proven, or condemned and why
 //	keep     the profile, then the boot loader; synced, and read back
 //	         disk: no trial, and what was left behind
+//	         (A system that boots otherwise is tried by a boot: see boot.go.)
 //	go back  the remembered system's own activation, then the checks again
 //	         disk: no trial, and the verdict: failed or inconclusive
 //

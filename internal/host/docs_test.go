@@ -33,7 +33,7 @@ func TestDocs(t *testing.T) {
 	for _, name := range fields(reflect.TypeFor[State]()) {
 		want("`" + name + "`")
 	}
-	for _, r := range []Result{NothingNew, Switched, Tested, Shown, Waiting, Held, Drift, Refused, Failed, Inconclusive, Stranded, Unreachable} {
+	for _, r := range []Result{NothingNew, Switched, Tested, Booting, Shown, Waiting, Held, Drift, Refused, Failed, Inconclusive, Stranded, Unreachable} {
 		want(fmt.Sprintf("`%s` | %d", r, r.Status()))
 	}
 	for _, name := range []string{stateFile, holdFile, lockFile} {
@@ -69,7 +69,10 @@ func TestParseConfig(t *testing.T) {
 	}
 	for _, test := range []struct{ config, want string }{
 		{`{"soak": "1s"}`, `unknown field "soak"`},
-		{`{"mode": "boot"}`, `there is no mode "boot"`},
+		{`{"mode": "reboot"}`, `there is no mode "reboot"`},
+		{`{"mode": "boot"}`, `reboot says never`},
+		{`{"reboot": "always"}`, `the machine can't be rebooted by "always"`},
+		{`{"reboot_command": []}`, `reboot_command is empty`},
 		{`{"units": "upstart"}`, `units can't be kept by "upstart"`},
 		{`{"spread": "1"}`, `"1" is not a duration`},
 		{`{"spread": "-1s"}`, `"-1s" is not a duration`},

@@ -22,6 +22,7 @@ type run struct {
 	state   *State
 	boot    string // names the present boot
 	units   Units
+	kind    Kind            // of the trial that is to begin
 	store   *nixstore.Store // nil until somebody needs it
 }
 

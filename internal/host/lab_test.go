@@ -188,6 +188,7 @@ func newMachine(t *testing.T) *machine {
 	m.Config.Booted = m.file("run/booted-system")
 	m.Config.Boot = []string{m.file("boot")}
 	m.Config.Activate = []string{"/bin/sh", activate, m.root}
+	m.Config.RebootCommand = []string{"/bin/sh", activate, m.root, "", "reboot"}
 	m.Config.Units = unitsProcess
 	m.Config.KeepFree = 1
 	m.Config.Health.Required = []Check{{

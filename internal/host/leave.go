@@ -39,6 +39,12 @@ func (r *run) goBack(ctx context.Context) error {
 	rebooted := t.Boot != r.boot
 	switch {
 	case t.Back && got.Running == t.Old.Running:
+	case t.Kind == booted && !rebooted && got.Running == t.Old.Running:
+		if err := r.unload(ctx); err != nil {
+			return err
+		}
+	case t.inBoot(r.boot) && got.Running == t.Path:
+		return r.bootBack(ctx)
 	case rebooted && (got.Running == t.Old.Running || got.Running == t.Old.Profile):
 		r.log("the machine has booted into %s", got.Running)
 		t.Old.Running = got.Running
@@ -109,27 +115,12 @@ func (r *run) judge(ctx context.Context) error {
 	if len(t.Red) > 0 {
 		still = slices.DeleteFunc(still, func(name string) bool { return !slices.Contains(t.Red, name) })
 	}
-	left := t.Old
-	r.state.Left, r.state.Attempts = &left, Attempts{}
 	now := r.host.now()
 	if len(still) > 0 {
-		times := 1
-		if r.state.Unclear != nil && r.state.Unclear.ID == t.ID {
-			times += r.state.Unclear.Times
-		}
-		until := now.Add(pauseAfter(times))
-		reason := fmt.Sprintf("%s; and on the old system %s, too", t.Reason, describe(findings, still))
-		r.state.Unclear = &Unclear{t.ID, reason, times, until.Unix()}
-		if err := r.endTrial(ctx); err != nil {
-			return err
-		}
-		if err := r.save("verdict"); err != nil {
-			return err
-		}
-		return ends(Inconclusive, t.ID, "%s could not be judged (%s); %s runs again, and it will be tried again at %s",
-			r.idName(t.ID), reason, t.Old.Running, moment(until))
+		return r.postpone(ctx, fmt.Sprintf("%s; and on the old system %s, too", t.Reason, describe(findings, still)))
 	}
-	r.state.Unclear = nil
+	left := t.Old
+	r.state.Left, r.state.Attempts, r.state.Unclear = &left, Attempts{}, nil
 	r.state.Failed = slices.DeleteFunc(r.state.Failed, func(v Verdict) bool { return v.ID == t.ID })
 	r.state.Failed = append(r.state.Failed, Verdict{t.ID, t.Reason, now.Unix()})
 	r.state.Failed = r.state.Failed[max(0, len(r.state.Failed)-maxFailed):]
@@ -140,6 +131,27 @@ func (r *run) judge(ctx context.Context) error {
 		return err
 	}
 	return ends(Failed, t.ID, "%s has failed (%s); %s runs again", r.idName(t.ID), t.Reason, t.Old.Running)
+}
+
+// postpone ends a trial without a verdict, on the old system. It isn't held
+// against the generation, which is tried again after a pause.
+func (r *run) postpone(ctx context.Context, reason string) error {
+	t := r.state.Trial
+	times := 1
+	if r.state.Unclear != nil && r.state.Unclear.ID == t.ID {
+		times += r.state.Unclear.Times
+	}
+	until := r.host.now().Add(pauseAfter(times))
+	left := t.Old
+	r.state.Left, r.state.Attempts, r.state.Unclear = &left, Attempts{}, &Unclear{t.ID, reason, times, until.Unix()}
+	if err := r.endTrial(ctx); err != nil {
+		return err
+	}
+	if err := r.save("verdict"); err != nil {
+		return err
+	}
+	return ends(Inconclusive, t.ID, "%s could not be judged (%s); %s runs, and it will be tried again at %s",
+		r.idName(t.ID), reason, t.Old.Running, moment(until))
 }
 
 // pauseAfter is how long to wait after so many attempts that could not be judged.

@@ -20,6 +20,7 @@ const (
 	NothingNew   Result = "nothing-new"  // the host runs the newest generation
 	Switched     Result = "switched"     // it runs now, was proven, and is what the machine boots
 	Tested       Result = "tested"       // it runs now and was proven, until the next boot
+	Booting      Result = "booting"      // the machine reboots, for a trial or to go back; the verdict follows
 	Shown        Result = "shown"        // a dry activation: nothing was changed
 	Waiting      Result = "waiting"      // it will be tried later, by itself
 	Held         Result = "held"         // somebody has asked to wait
@@ -35,7 +36,7 @@ const (
 // look. (1 is that of an error of the run itself, 2 of a wrong setting.)
 func (r Result) Status() int {
 	switch r {
-	case NothingNew, Switched, Tested, Shown:
+	case NothingNew, Switched, Tested, Booting, Shown:
 		return 0
 	case Waiting:
 		return 10

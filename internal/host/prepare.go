@@ -50,7 +50,22 @@ func (r *run) prepare(ctx context.Context, g pointer.Generation, old System) err
 	if err != nil {
 		return ends(Refused, id, "%s can't be switched to: %v", r.nameOf(g), err)
 	}
-	if len(changed) > 0 {
+	otherwise, err := r.bootsOtherwise(g.Path)
+	if err != nil {
+		return err
+	}
+	r.kind = live
+	if r.config.Mode == Boot || r.config.Mode == Switch && (len(changed) > 0 || otherwise) {
+		switch err := r.canBootOnce(g.Path); {
+		case err == nil:
+			r.kind = booted
+		case r.config.Mode == Boot:
+			return ends(Waiting, id, "%s can't be booted for a trial, so it needs a reboot by hand: %v", r.nameOf(g), err)
+		case r.config.Reboot != Never:
+			r.log("%s can't be booted for a trial: %v", r.nameOf(g), err)
+		}
+	}
+	if len(changed) > 0 && r.kind == live {
 		return ends(Waiting, id, "%s changes what must not change while the system runs (%s): it waits for a boot into it",
 			r.nameOf(g), strings.Join(changed, ", "))
 	}

@@ -25,6 +25,9 @@ func (r *run) settle(ctx context.Context) error {
 		r.log("%s was proven, and is now kept", r.idName(t.ID))
 		return r.keep(ctx)
 	}
+	if t.inBoot(r.boot) && t.Stage == stageTrying && got.Running == t.Path {
+		return r.proveBooted(ctx)
+	}
 	r.log("a run has ended while it tried %s (attempt %d, %s)", r.idName(t.ID), t.Attempt, t.Stage)
 	if err := r.goBack(ctx); err != nil {
 		return err
@@ -87,5 +90,11 @@ func EndTrial(ctx context.Context, dir, activation string, log func(string, ...a
 		return err
 	}
 	defer r.close()
-	return r.goBack(ctx)
+	err = r.goBack(ctx)
+	var e *ended
+	if errors.As(err, &e) && e.Result == Booting {
+		log("%s", e.Sentence)
+		return nil
+	}
+	return err
 }

@@ -69,6 +69,7 @@ type System struct {
 // A Trial is a new system that was begun to be activated.
 type Trial struct {
 	ID
+	Kind       Kind     `json:"kind"`
 	Activation string   `json:"activation"` // random: names this attempt
 	Attempt    int      `json:"attempt"`
 	Boot       string   `json:"boot"` // the kernel's id of the boot that it was begun in
@@ -82,6 +83,14 @@ type Trial struct {
 	Back       bool     `json:"back,omitempty"`   // the old system was activated again
 	Config     Config   `json:"config"`           // as it was then: whoever goes back goes by this one
 }
+
+// A Kind says how a trial's system comes to run. Its text doesn't change.
+type Kind string
+
+const (
+	live   Kind = "live" // it is activated
+	booted Kind = "boot" // the machine boots it once
+)
 
 // A Stage is how far a trial has come. Its text doesn't change.
 type Stage string

@@ -25,12 +25,17 @@ func (r *run) try(ctx context.Context, g pointer.Generation, old System) error {
 	if err := r.begin(g, old, baseline); err != nil {
 		return err
 	}
-	if err := r.arm(ctx); err != nil {
-		return err
+	if r.kind == live { // a unit would not outlive the boot; the new one has its own
+		if err := r.arm(ctx); err != nil {
+			return err
+		}
 	}
 	if err := r.unmoved(ctx, old); err != nil {
 		r.state.Attempts.Count-- // nothing was tried
 		return err
+	}
+	if r.kind == booted {
+		return r.bootOnce(ctx)
 	}
 	r.log("activating %s, %s (attempt %d)", r.nameOf(g), g.Path, r.state.Trial.Attempt)
 	err := r.activate(ctx, g.Path, "test")
@@ -66,6 +71,7 @@ func (r *run) begin(g pointer.Generation, old System, baseline []string) error {
 	r.state.Left = nil // until it is known what is left
 	r.state.Trial = &Trial{
 		ID:         id,
+		Kind:       r.kind,
 		Activation: rand.Text(),
 		Attempt:    r.state.Attempts.Count,
 		Boot:       r.boot,

@@ -1,13 +1,14 @@
 let
   inherit (import ./lib.nix) build;
 
-  system = name: { hooks ? "", sick ? false, kernel ? "linux-6.12", inhibitors ? null }:
+  system = name: { hooks ? "", sick ? false, panics ? false, kernel ? "linux-6.12", inhibitors ? null }:
     build "nixos-system-${name}-25.05" { inherit hooks inhibitors; kernel = build kernel { } "echo ${kernel} > $out"; } ''
       mkdir -p $out/bin
       cp ${./switch-to-configuration} $out/bin/switch-to-configuration
       echo "$hooks" > $out/hooks
       ln -s $kernel $out/kernel
       ${if sick then "touch $out/sick" else ""}
+      ${if panics then "touch $out/panics" else ""}
       ${if inhibitors == null then "" else ''echo "$inhibitors" > $out/switch-inhibitors''}
     '';
 in
@@ -26,6 +27,9 @@ in
   stubborn = system "stubborn" { hooks = ''before_boot() { echo "no space left on /boot"; exit 1; }''; };
   loaderless = system "loaderless" { hooks = ''before_boot() { touch "$root/no-boot-loader"; }''; };
   kernel = system "kernel" { kernel = "linux-6.13"; };
+  sick-kernel = system "sick-kernel" { kernel = "linux-6.13"; sick = true; };
+  stubborn-kernel = system "stubborn-kernel" { kernel = "linux-6.13"; hooks = ''before_boot() { exit 1; }''; };
+  panics = system "panics" { kernel = "linux-6.13"; panics = true; };
   inhibited = system "inhibited" { inhibitors = ''{"systemd": "258", "dbus": "1"}''; };
   odd = system "odd" { inhibitors = "/nix/store/systemd-257"; };
 }
