@@ -454,3 +454,15 @@ func texts(roots map[uint64]nix.StorePath) map[uint64]string {
 	}
 	return m
 }
+
+// If we can't serve the closure, Nix may be able to fetch it by its own settings.
+func TestNixFetchesByItself(t *testing.T) {
+	m := newMachine(t)
+	m.put("b")
+	other := m.cache + "-of-nix"
+	must(t, os.CopyFS(other, os.DirFS(m.cache)))
+	must(t, os.Rename(m.cache+"/nar", m.cache+"/nars"))
+	m.store.Configure(t, "substituters = file://"+other+"\ntrusted-public-keys = "+m.lab.key.Public().String())
+	m.comesTo(Switched)
+	m.is("b", "b", "b")
+}
