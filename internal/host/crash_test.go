@@ -1,6 +1,8 @@
 package host
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -189,4 +191,31 @@ func TestActivationWithoutARun(t *testing.T) {
 			t.Errorf("%s is still there", unit)
 		}
 	}
+}
+
+// Whoever shuts down the machine during a trial, again and again, doesn't make the
+// generation fail; nor does the trial begin again and again.
+func TestInterruptedTrial(t *testing.T) {
+	m := newMachine(t)
+	m.comesTo(NothingNew)
+	m.put("b")
+	for times := 1; times <= 3; times++ {
+		ctx, cancel := context.WithCancel(t.Context())
+		h, err := m.agent().host(t.Logf)
+		must(t, err)
+		h.Sleep = func(context.Context, time.Duration) error {
+			cancel()
+			return ctx.Err()
+		}
+		if outcome, err := h.Follow(ctx, Request{}); !errors.Is(err, context.Canceled) {
+			t.Fatalf("want the run to be cancelled, got %+v, %v", outcome, err)
+		}
+		if times == 2 {
+			m.cutPower()
+		}
+		m.comesTo(Inconclusive)
+		m.is("a", "a", "a")
+		m.advance(pauseAfter(times))
+	}
+	m.comesTo(Switched)
 }

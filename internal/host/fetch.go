@@ -128,12 +128,18 @@ func (r *run) checkRoom(id ID, size int64) error {
 
 // checkBootRoom ends the run if a file system with boot files, where there is one
 // of its own, has no room for another kernel and initrd.
-func (r *run) checkBootRoom(id ID) error {
+func (r *run) checkBootRoom(id ID, old System) error {
 	var size int64
 	for _, name := range bootFiles {
 		target, err := storePathFile(r.store, id.Path, name)
 		if err != nil {
 			return err
+		}
+		if had, err := storePathFile(r.store, old.Profile, name); !old.Profile.IsZero() && (err != nil || had == target) {
+			if err != nil {
+				return err
+			}
+			continue // it is there already
 		}
 		if info, err := os.Stat(target); err == nil && info.Mode().IsRegular() {
 			size += info.Size()

@@ -45,7 +45,21 @@ func (h *Host) Follow(ctx context.Context, request Request) (Outcome, error) {
 		return Outcome{}, err
 	}
 	defer r.close()
-	return r.end(ctx, r.follow(ctx))
+	err = r.follow(ctx)
+	if ctx.Err() != nil {
+		err = errors.Join(err, r.interrupted())
+	}
+	return r.end(ctx, err)
+}
+
+// interrupted writes down that the run of a trial was told to end. That is no
+// verdict, nor is it a system that never came back.
+func (r *run) interrupted() error {
+	if t := r.state.Trial; t == nil || t.Stage != stageTrying {
+		return nil
+	}
+	r.state.Trial.Interrupted = true
+	return r.save("interrupted")
 }
 
 // open begins a run of whoever has the lock.
@@ -108,7 +122,8 @@ func (r *run) end(ctx context.Context, err error) (Outcome, error) {
 	outcome.At = r.host.now().Unix()
 	news := r.state.Last == nil || r.state.Last.Result != outcome.Result || r.state.Last.Generation != outcome.Generation
 	r.state.Last = &outcome
-	if outcome.Result.Status() == 0 {
+	switch outcome.Result {
+	case NothingNew, Switched, Tested:
 		r.state.Success = outcome.At
 	}
 	if err := r.save("outcome"); err != nil {

@@ -69,7 +69,7 @@ func (r *run) prepare(ctx context.Context, g pointer.Generation, old System) err
 		return ends(Waiting, id, "%s changes what must not change while the system runs (%s): it waits for a boot into it",
 			r.nameOf(g), strings.Join(changed, ", "))
 	}
-	if err := r.checkBootRoom(id); err != nil {
+	if err := r.checkBootRoom(id, old); err != nil {
 		return err
 	}
 	busy, err := isLocked(switchLock)

@@ -32,6 +32,9 @@ func (r *run) settle(ctx context.Context) error {
 	if err := r.goBack(ctx); err != nil {
 		return err
 	}
+	if t.Stage == stageTrying && t.Interrupted {
+		return unlessEnded(r, r.postpone(ctx, "its trial was interrupted"))
+	}
 	if t.Stage != stageCondemned {
 		if t.Attempt < maxAttempts {
 			left := t.Old
@@ -43,7 +46,11 @@ func (r *run) settle(ctx context.Context) error {
 		}
 		r.condemn(nil, "it never came back: %d attempts have ended without a verdict", t.Attempt)
 	}
-	err = r.judge(ctx)
+	return unlessEnded(r, r.judge(ctx))
+}
+
+// unlessEnded is err, unless that is a verdict, which is in the state and told.
+func unlessEnded(r *run, err error) error {
 	var verdict *ended
 	if errors.As(err, &verdict) {
 		r.log("%s", verdict.Sentence)

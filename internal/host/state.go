@@ -69,19 +69,20 @@ type System struct {
 // A Trial is a new system that was begun to be activated.
 type Trial struct {
 	ID
-	Kind       Kind     `json:"kind"`
-	Activation string   `json:"activation"` // random: names this attempt
-	Attempt    int      `json:"attempt"`
-	Boot       string   `json:"boot"` // the kernel's id of the boot that it was begun in
-	Began      int64    `json:"began"`
-	Old        System   `json:"old"`              // to go back to
-	Baseline   []string `json:"baseline"`         // checks that were red on the old system
-	Stage      Stage    `json:"stage"`            // how far it has come
-	Reason     string   `json:"reason,omitempty"` // why it is condemned
-	Red        []string `json:"red,omitempty"`    // the checks that were red, if that was why
-	Kept       bool     `json:"kept,omitempty"`   // it was begun to be made what the machine boots
-	Back       bool     `json:"back,omitempty"`   // the old system was activated again
-	Config     Config   `json:"config"`           // as it was then: whoever goes back goes by this one
+	Kind        Kind     `json:"kind"`
+	Activation  string   `json:"activation"` // random: names this attempt
+	Attempt     int      `json:"attempt"`
+	Boot        string   `json:"boot"` // the kernel's id of the boot that it was begun in
+	Began       int64    `json:"began"`
+	Old         System   `json:"old"`                   // to go back to
+	Baseline    []string `json:"baseline"`              // checks that were red on the old system
+	Stage       Stage    `json:"stage"`                 // how far it has come
+	Reason      string   `json:"reason,omitempty"`      // why it is condemned
+	Red         []string `json:"red,omitempty"`         // the checks that were red, if that was why
+	Interrupted bool     `json:"interrupted,omitempty"` // its run was told to end, as by a shutdown
+	Kept        bool     `json:"kept,omitempty"`        // it was begun to be made what the machine boots
+	Back        bool     `json:"back,omitempty"`        // the old system was activated again
+	Config      Config   `json:"config"`                // as it was then: whoever goes back goes by this one
 }
 
 // A Kind says how a trial's system comes to run. Its text doesn't change.

@@ -91,10 +91,7 @@ func (r *run) arm(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	err = r.units.End(ctx, deadlineUnit)
-	if err == nil {
-		err = r.units.Later(ctx, deadlineUnit, r.config.deadline(), self, EndTrialCommand, r.config.StateDir, r.state.Trial.Activation)
-	}
+	err = r.units.Later(ctx, deadlineUnit, r.config.deadline(), self, EndTrialCommand, r.config.StateDir, r.state.Trial.Activation)
 	if err != nil {
 		return fmt.Errorf("having somebody go back at the deadline: %w", err)
 	}

@@ -21,12 +21,14 @@ import (
 // such as containers. Of both is demanded that a unit lives on when this process
 // is killed, that it gets no credential, and that End leaves nothing of it.
 type Units interface {
-	// Run runs a command in a new unit of that name to its end, its output going
+	// Run runs a command in a unit of that name, which ends one that there may be, to
+	// its end, its output going
 	// to a file that is emptied first. A failure is a [*commandError]. If ctx
 	// ends, the unit is ended, too.
 	Run(ctx context.Context, name, output string, env []string, argv ...string) error
 
-	// Later starts a command in a new unit of that name when some time is over.
+	// Later starts a command in a unit of that name, which ends one that there may be,
+	// when some time is over.
 	Later(ctx context.Context, name string, after time.Duration, argv ...string) error
 
 	// End ends the unit of that name, whoever has begun it, and returns when
@@ -68,6 +70,9 @@ func (systemdUnits) Run(ctx context.Context, name, output string, env []string, 
 	if err := os.WriteFile(output, nil, 0o644); err != nil {
 		return err
 	}
+	if err := (systemdUnits{}).End(ctx, name); err != nil {
+		return err
+	}
 	args := []string{"systemd-run", "--quiet", "--collect", "--wait", "--no-ask-password", "--service-type=exec",
 		"--unit=" + name, "--property=StandardOutput=append:" + output, "--property=StandardError=inherit"}
 	for _, variable := range append(environment(), env...) {
@@ -79,10 +84,29 @@ func (systemdUnits) Run(ctx context.Context, name, output string, env []string, 
 		defer cancel()
 		return errors.Join(err, systemdUnits{}.End(ending, name))
 	}
+	if err != nil && isActive(ctx, name) {
+		// It is systemd-run that has failed: what is activated may restart the bus.
+		// How the unit ends can't be known then; what it leaves is examined anyway.
+		for isActive(ctx, name) {
+			if err := sleep(ctx, time.Second); err != nil {
+				return errors.Join(err, systemdUnits{}.End(context.WithoutCancel(ctx), name))
+			}
+		}
+		return nil
+	}
 	return withOutput(err, output, argv)
 }
 
+// isActive says whether a unit is at work.
+func isActive(ctx context.Context, name string) bool {
+	_, err := command(ctx, nil, "systemctl", "--quiet", "is-active", name+".service")
+	return err == nil
+}
+
 func (systemdUnits) Later(ctx context.Context, name string, after time.Duration, argv ...string) error {
+	if err := (systemdUnits{}).End(ctx, name); err != nil {
+		return err
+	}
 	args := []string{"systemd-run", "--quiet", "--collect", "--no-ask-password", "--unit=" + name,
 		fmt.Sprintf("--on-active=%dms", after.Milliseconds()), "--timer-property=AccuracySec=1s"}
 	for _, variable := range environment() {
