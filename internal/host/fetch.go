@@ -145,6 +145,9 @@ func (r *run) checkBootRoom(id ID, old System) error {
 			size += info.Size()
 		}
 	}
+	if size == 0 {
+		return nil
+	}
 	for _, dir := range r.config.Boot {
 		free, err := freeBytes(dir)
 		if errors.Is(err, fs.ErrNotExist) {
