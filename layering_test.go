@@ -16,31 +16,46 @@ import (
 
 const module = "github.com/nixos-closure/nixos-closure-resource/"
 
-// Each room, and the rooms that it may know: cmd → resource → cache, pointer,
-// nixstore → blob, nar, nix, hint.
-//
-// A pointer that knew caches, or a cache that knew stores, couldn't be read,
-// tested or used without them; a place of bytes that knew what they mean would
-// have to learn each new meaning. What one of them needs of its neighbour,
-// resource hands to it.
-var rooms = map[string][]string{
-	"cmd":                  {"resource", "internal/command"},
-	"internal/command":     {"resource", "internal/host", "internal/changes", "internal/pointer", "internal/nix", "internal/hint", "internal/version"},
-	"resource":             {"internal/handover", "internal/changes", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
-	"internal/host":        {"internal/report", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
-	"internal/report":      {"internal/nix", "internal/hint"},
-	"internal/substituter": {"internal/cache", "internal/blob", "internal/nix"},
-	"internal/handover":    {"internal/cache", "internal/nixstore", "internal/blob", "internal/nix", "internal/hint"},
-	"internal/changes":     {"internal/blob", "internal/nix", "internal/hint"},
-	"internal/cache":       {"internal/blob", "internal/nar", "internal/nix", "internal/hint"},
-	"internal/pointer":     {"internal/blob", "internal/nix", "internal/hint"},
-	"internal/nixstore":    {"internal/nar", "internal/nix", "internal/hint"},
-	"internal/blob":        {"internal/hint", "internal/version"},
-	"internal/nar":         {},
-	"internal/nix":         {"internal/hint"},
-	"internal/hint":        {},
-	"internal/version":     {},
+// A room is a package, or several below one name, and the rooms that it may know.
+type room struct {
+	why   string // it knows these and no others
+	knows []string
 }
+
+// The fronts (cmd, resource, command) call the engine (build, publish, download),
+// which works on a site, which opens caches and pointers; below are stores of
+// bytes, NARs, and Nix's words. Arrows go down.
+var rooms = map[string]room{
+	"cmd":                  {"the programs are three lines each", []string{"resource", "internal/command"}},
+	"resource":             {"it words requests and answers, and the engine does the work; it knows no command", []string{"internal/build", "internal/publish", "internal/download", "internal/site", "internal/fields", "internal/console", "internal/pointer", "internal/nixcmd", "internal/regular", "internal/nix", "internal/hint"}},
+	"internal/command":     {"it reads flags and prints tables, and the engine does the work; it knows no pipeline", []string{"internal/build", "internal/publish", "internal/download", "internal/host", "internal/site", "internal/fields", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/nixcmd", "internal/nix", "internal/hint", "internal/version"}},
+	"internal/build":       {"candidates that need Nix: it alone of the engine has programs run", []string{"internal/publish", "internal/site", "internal/fields", "internal/console", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixcmd", "internal/regular", "internal/nix", "internal/hint"}},
+	"internal/publish":     {"pushing, promoting and importing start no program", []string{"internal/site", "internal/console", "internal/imports", "internal/changes", "internal/cache", "internal/pointer", "internal/blob", "internal/nix", "internal/hint"}},
+	"internal/download":    {"a get starts no program", []string{"internal/site", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/blob", "internal/nix", "internal/hint"}},
+	"internal/site":        {"it opens what the engine works on, and does nothing with it", []string{"internal/fields", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/blob", "internal/nix", "internal/hint"}},
+	"internal/fields":      {"it knows the form of what people write, not its meaning", []string{"internal/hint"}},
+	"internal/console":     {"it knows people, not what runs", []string{"internal/hint"}},
+	"internal/host":        {"it follows what it is given; whoever opens that is its front", []string{"internal/report", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixcmd", "internal/blob", "internal/nix", "internal/hint"}},
+	"internal/report":      {"whoever reads what hosts say needs no host", []string{"internal/nix", "internal/hint"}},
+	"internal/substituter": {"it serves caches to Nix, and has no Nix run", []string{"internal/cache", "internal/blob", "internal/nix"}},
+	"internal/imports":     {"what earlier steps have left is read without Nix", []string{"internal/cache", "internal/store", "internal/blob", "internal/regular", "internal/ctxio", "internal/nix", "internal/hint"}},
+	"internal/changes":     {"it compares what it is given", []string{"internal/blob", "internal/nix", "internal/hint"}},
+	"internal/cache":       {"a cache knows no pointer and no store: who pushes hands it what to push", []string{"internal/blob", "internal/nar", "internal/nix", "internal/hint"}},
+	"internal/pointer":     {"a pointer knows no cache: who moves it has seen to the closure", []string{"internal/blob", "internal/nix", "internal/hint"}},
+	"internal/nixcmd":      {"Nix is run for those who know why", []string{"internal/nar", "internal/ctxio", "internal/nix", "internal/hint"}},
+	"internal/store":       {"a store on disk is written and read without Nix", []string{"internal/nar", "internal/regular", "internal/ctxio", "internal/nix", "internal/hint"}},
+	"internal/blob":        {"a store of bytes that knew what they mean would have to learn each new meaning", []string{"internal/ctxio", "internal/hint", "internal/version"}},
+	"internal/nar":         {"a leaf", nil},
+	"internal/nix":         {"Nix's words, and what is wrong with them", []string{"internal/hint"}},
+	"internal/ctxio":       {"a leaf", nil},
+	"internal/regular":     {"a leaf", nil},
+	"internal/hint":        {"a leaf", nil},
+	"internal/version":     {"a leaf", nil},
+}
+
+// startsNothing are rooms whose users need no Nix: nothing that they lead to may
+// start a program.
+var startsNothing = []string{"internal/download", "internal/publish", "internal/imports", "internal/site", "internal/pointer", "internal/cache", "internal/store", "internal/report"}
 
 // What only tests and people at work on this project use: it may import what it
 // likes, and no room may import it.
@@ -51,13 +66,13 @@ var reserved = map[string]struct {
 	why   string
 	rooms []string
 }{
-	"os/exec":                      {"only building, reading a local store, and activating a system need another program", []string{"internal/nixstore", "internal/host"}},
+	"os/exec":                      {"Nix, and what it needs, is the only other program, but for what a host activates and examines; a store has this one read strangers' databases", []string{"internal/nixcmd", "internal/store", "internal/host"}},
 	"net/http":                     {"only a place of bytes is reached over a network, and only Nix is served, over loopback", []string{"internal/blob", "internal/substituter"}},
 	"github.com/aws/aws-sdk-go-v2": {"it is large, and a bucket is a place of bytes", []string{"internal/blob"}},
-	"golang.org/x/crypto/ssh":      {"only Nix's stores and sources are reached by ssh", []string{"internal/nixstore"}},
-	"database/sql":                 {"only a store has a database", []string{"internal/nixstore"}},
+	"golang.org/x/crypto/ssh":      {"only Nix's stores and sources are reached by ssh", []string{"internal/nixcmd"}},
+	"database/sql":                 {"only a store has a database", []string{"internal/store"}},
 	"github.com/spf13/cobra":       {"the three programs of the resource have no arguments to parse", []string{"internal/command"}},
-	"log":                          {"libraries are silent, and resource alone writes for people", nil},
+	"log":                          {"libraries are silent, and what is for people goes through a console", nil},
 	"flag":                         {"the resource's programs are told everything on stdin, and nixos-closure has cobra's", nil},
 	"testing":                      {"tests are no part of the programs", nil},
 	"C":                            {"the programs are static", nil},
@@ -74,14 +89,39 @@ func TestImportsGoOneWay(t *testing.T) {
 		}
 		for _, path := range imports {
 			if neighbour, ok := strings.CutPrefix(path, module); ok {
-				if other := roomOf(neighbour); other != room && !slices.Contains(rooms[room], other) {
-					t.Errorf("%s imports %s; of other rooms it may import %q", pkg, neighbour, rooms[room])
+				if other := roomOf(neighbour); other != room && !slices.Contains(rooms[room].knows, other) {
+					t.Errorf("%s imports %s; of other rooms it may import %q: %s", pkg, neighbour, rooms[room].knows, rooms[room].why)
 				}
 			}
 			for prefix, r := range reserved {
 				if within(path, prefix) && !slices.Contains(r.rooms, room) {
 					t.Errorf("%s imports %s: %s", pkg, path, r.why)
 				}
+			}
+		}
+	}
+}
+
+// Who needs no Nix can't come to start it, through whatever rooms; and no two rooms
+// need each other.
+func TestRoomsAreInOrder(t *testing.T) {
+	var reach func(room string, path []string) []string
+	reach = func(name string, path []string) (reached []string) {
+		if slices.Contains(path, name) {
+			t.Fatalf("a circle: %q leads back to %s", path, name)
+		}
+		for _, next := range rooms[name].knows {
+			reached = append(append(reached, next), reach(next, append(slices.Clip(path), name))...)
+		}
+		return reached
+	}
+	for name := range rooms {
+		reach(name, nil)
+	}
+	for _, name := range startsNothing {
+		for _, reached := range append(reach(name, nil), name) {
+			if reached == "internal/nixcmd" {
+				t.Errorf("%s leads to %s, which starts other programs", name, reached)
 			}
 		}
 	}

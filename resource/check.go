@@ -2,9 +2,9 @@ package resource
 
 import (
 	"context"
-	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 // Check answers which versions there are from a given one on, in one request to
@@ -14,26 +14,28 @@ func Check(ctx context.Context, step Step) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	source, given := decodeSource(r), decodeVersion(r)
+	config, _ := r.source()
+	given := decodeVersion(r)
 	if err := r.err(); err != nil {
 		return nil, err
 	}
-	store, err := source.open(ctx)
+	s, err := site.Open(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	history, err := source.pointer(store).Read(ctx)
+	pointer := s.Pointer(config.Pointer)
+	history, err := pointer.Read(ctx)
 	if err != nil {
 		return nil, err
 	}
-	warnOf(step.Console, source.Pointer, history)
+	pointer.Warn(step.Console, history)
 	newest, ok := history.Newest()
 	if !ok { // before the first put, or the cache or the pointer isn't the one that is meant
-		step.Console.Say("%s has no generation yet in %s", source.Pointer, store)
+		step.Console.Say("%s has no generation yet in %s", config.Pointer, s.Store)
 	}
 	if ok && given != nil && given.Generation > newest.Number {
 		step.Console.Warn("generation %d was asked for, but the newest of %s is %d: was it deleted, or put back from a backup?",
-			given.Generation, source.Pointer, newest.Number)
+			given.Generation, config.Pointer, newest.Number)
 	}
 	return versionsSince(given, history), nil
 }
@@ -66,15 +68,4 @@ func versionsSince(given *Version, history *pointer.History) []Version {
 		versions = append(versions, versionOf(generations[i]))
 	}
 	return versions
-}
-
-// warnOf tells what is odd about a history that can be used all the same.
-func warnOf(c *Console, name pointer.Name, history *pointer.History) {
-	if history.Skipped > 0 {
-		c.Warn("%s: left out %s that no accepted key has signed", name, count(history.Skipped, "generation"))
-	}
-	if newest, ok := history.Newest(); ok && newest.Expired(time.Now()) {
-		c.Warn("generation %d of %s expired at %s: hosts don't start to follow it; put it again to renew it",
-			newest.Number, name, time.Unix(newest.Expires, 0).UTC().Format(time.RFC3339))
-	}
 }

@@ -2,18 +2,24 @@ package resource
 
 import (
 	"cmp"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/build"
+	"github.com/nixos-closure/nixos-closure-resource/internal/download"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 )
 
 // inputs are the directories that Concourse gives to a put: artifacts of
@@ -142,14 +148,81 @@ func (in *inputs) generation(name string) (uint64, error) {
 
 // line returns what a file of one line holds.
 func (in *inputs) line(name string) (string, error) {
-	f, err := in.root.Open(name)
+	const longest = 4096 // bytes; a longer one holds no store path, name or number
+	data, err := regular.ReadFile(in.root, name, longest)
 	if err != nil {
 		return "", in.explain(name, err)
 	}
-	defer f.Close()
-	const longest = 4096 // bytes; a longer one is cut off, and then is no store path or number
-	data, err := io.ReadAll(io.LimitReader(f, longest))
-	return strings.TrimSpace(string(data)), err
+	return strings.TrimSpace(string(data)), nil
+}
+
+// promotion returns the generation that a get has left in the named directory, as
+// what is to be promoted, with the cache that it has left there, too. Nothing is
+// verified yet.
+func (in *inputs) promotion(dir string) (c publish.Promotion, err error) {
+	defer func() {
+		err = hint.With(err, "want the directory of a get of another pointer")
+	}()
+	if err := in.check(dir); err != nil {
+		return c, err
+	}
+	line, err := in.line(filepath.Join(dir, "pointer"))
+	if err != nil {
+		return c, err
+	}
+	if c.Pointer, err = pointer.ParseName(line); err != nil {
+		return c, fmt.Errorf("%s/pointer: %w", dir, err)
+	}
+	file := filepath.Join(dir, download.GenerationFile)
+	const longest = 16 * pointer.MaxEntry // indented, and by later versions
+	data, err := regular.ReadFile(in.root, file, longest)
+	if err != nil {
+		return c, in.explain(file, err)
+	}
+	if err := json.Unmarshal(data, &c.Generation); err != nil {
+		return c, fmt.Errorf("%s: %w", file, err)
+	}
+	if cacheDir, err := in.path(filepath.Join(dir, "cache")); err == nil {
+		c.CacheDir = cacheDir
+	}
+	return c, nil
+}
+
+// flake returns where a flake is, as Nix wants to hear it, having looked that it
+// is there.
+func (in *inputs) flake(r build.FlakeRef) (string, error) {
+	source, err := in.source(r)
+	if err != nil || r.URL != "" {
+		return source, err
+	}
+	dir := r.FlakeDir()
+	if _, err := in.path(filepath.Join(dir, "flake.nix")); err != nil {
+		if elsewhere, _ := fs.Glob(in.root.FS(), filepath.ToSlash(filepath.Join(dir, "*", "flake.nix"))); len(elsewhere) > 0 {
+			err = hint.With(err, "there is one in %s", filepath.Dir(elsewhere[0]))
+		}
+		return "", err
+	}
+	return source, nil
+}
+
+// source is flake for what needn't be one: an input may be any directory.
+func (in *inputs) source(r build.FlakeRef) (string, error) {
+	if r.URL != "" {
+		return r.URL, nil
+	}
+	dir, err := in.path(r.Dir)
+	if input, _, _ := strings.Cut(r.Dir, "/"); err != nil && r.Host != "" && !slices.Contains(in.names("."), input) {
+		return "", hint.With(fmt.Errorf("this put has no input %s", input),
+			"Concourse looks for the input %s#%s, and there is none: give the put inputs: [%s]", r.Dir, r.Host, input)
+	}
+	if err != nil {
+		return "", err
+	}
+	// Git and Nix want it without symlinks; none leads out of the sources.
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		return "", err
+	}
+	return r.Resolved(dir), nil
 }
 
 // check refuses names that lead out of the sources.
@@ -179,7 +252,7 @@ func (in *inputs) explain(name string, err error) error {
 	}
 	err = fmt.Errorf("%s: there is no %s in the input %s", name, inside, input)
 	dir := filepath.Dir(name)
-	if near := nearest(filepath.Base(name), in.names(dir)); near != "" {
+	if near := hint.Nearest(filepath.Base(name), in.names(dir)); near != "" {
 		return hint.With(err, "did you mean %s?", filepath.Join(dir, near))
 	}
 	return err

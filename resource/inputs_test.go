@@ -1,12 +1,16 @@
 package resource
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
 
 const (
@@ -17,7 +21,7 @@ const (
 // sources makes the inputs "config" and "built" of a put.
 func sources(t *testing.T) *inputs {
 	dir := t.TempDir()
-	writeFiles(t, dir, map[string]string{
+	nixtest.WriteFiles(t, dir, map[string]string{
 		"config/default.nix": "",
 		"built/path":         hello + "\n",
 		"built/two":          hello + "\n" + world + "\n",
@@ -110,6 +114,37 @@ func TestInputsGeneration(t *testing.T) {
 	} {
 		if _, err := in.generation(name); err == nil || !strings.HasPrefix(err.Error(), want) {
 			t.Errorf("%s: got %v, want %s", name, err, want)
+		}
+	}
+}
+
+// What an earlier step has left may be of any kind and size. No reader waits for
+// it, or reads it to its end.
+func TestInputsOfOtherKinds(t *testing.T) {
+	in := sources(t)
+	for _, dir := range []string{"pipe", "huge"} {
+		nixtest.WriteFiles(t, in.dir, map[string]string{dir + "/pointer": "web-1\n"})
+	}
+	for _, name := range []string{"generation", "generation.json", "path"} {
+		if err := unix.Mkfifo(filepath.Join(in.dir, "pipe", name), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		huge := filepath.Join(in.dir, "huge", name)
+		if err := errors.Join(os.WriteFile(huge, nil, 0o644), os.Truncate(huge, 6<<30)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for dir, want := range map[string]string{"pipe": "it is not a regular file", "huge": "it has 6442450944 bytes, and may have "} {
+		_, generationErr := in.generation(dir)
+		_, promotionErr := in.promotion(dir)
+		_, pathErr := in.storePath(dir + "/path")
+		for _, err := range []error{generationErr, promotionErr} {
+			if err == nil || !strings.Contains(err.Error(), dir+"/generation") || !strings.Contains(err.Error(), want) {
+				t.Errorf("got %v, want %q", err, want)
+			}
+		}
+		if pathErr == nil {
+			t.Errorf("%s/path was taken for a store path", dir)
 		}
 	}
 }

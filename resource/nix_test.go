@@ -39,7 +39,7 @@ func TestSourceOfNix(t *testing.T) {
 		"github.com=a gitlab.com=PAT:b",
 		[]string{"github.com=a", "gitlab.com=PAT:b"},
 	} {
-		source, err := decodeTestSource(t, map[string]any{
+		_, built, err := decodeTestSource(t, map[string]any{
 			"require_sigs": false, "access_tokens": tokens, "ssh_key": strings.TrimSpace(key), "netrc": "machine example.org",
 			"builders": []string{"ssh-ng://a x86_64-linux", "ssh-ng://b"}, "nix_config": "cores = 2\n\n# as ever\n!include /etc/nix/more.conf\n",
 			"ssh_known_hosts": "example.org ssh-ed25519 AAAA",
@@ -47,7 +47,7 @@ func TestSourceOfNix(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		got := source.Nix
+		got := built.Settings
 		if want := "github.com=a gitlab.com=PAT:b"; got.AccessTokens != want {
 			t.Errorf("%v: got tokens %q, want %q", tokens, got.AccessTokens, want)
 		}
@@ -93,12 +93,12 @@ func TestSourceOfNixRefuses(t *testing.T) {
 			"hint: write them as an object, github.com: ((github.token)), or as in nix.conf: github.com=…"}},
 		{"store", "https://cache.example.org", []string{
 			"error: source.store: want the store of another machine, ssh-ng://user@host",
-			"hint: which store of the worker or the image is used, NIX_REMOTE says in the image; the cache that is put to is named by cache"}},
+			"hint: which store of this machine is used, NIX_REMOTE says in its environment; the cache that is pushed to is named by cache"}},
 		{"nix_config", "cores = 2\naccess-tokens s3cret", []string{
 			"error: source.nix_config: line 2 is not one of a nix.conf",
 			"hint: write it as there: name = value"}},
 	} {
-		_, err := decodeTestSource(t, map[string]any{"require_sigs": false, test.key: test.value})
+		_, _, err := decodeTestSource(t, map[string]any{"require_sigs": false, test.key: test.value})
 		if diff := cmp.Diff(test.want, told(err)); diff != "" {
 			t.Errorf("(-want +got)\n%s", diff)
 		}

@@ -1,127 +1,42 @@
 package resource
 
 import (
+	"cmp"
 	"context"
-	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 
-	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+	"github.com/nixos-closure/nixos-closure-resource/internal/build"
+	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
-// OutParams are the params of a put. Exactly one of a recipe, Closure, Promote,
-// and Path or PathFrom is set; but a Closure may have its root named by the latter.
-type OutParams struct {
-	recipe
-	hosts                  // of the recipe, if there are to be several
-	Closure  string        // what an earlier step has handed over
-	Path     nix.StorePath // in the local store, the cache or the Closure
-	PathFrom string        // what in the inputs leads to a store path
-
-	Promote    string         // the directory of a get of another pointer
-	To         []pointer.Name // further pointers to promote to
-	AllowOlder bool
-
-	Message      string
-	IfGeneration string // a number, or the directory of a get; empty: whatever is the newest
-}
-
-// decodeOutParams takes the params of a put.
-func decodeOutParams(r *request) OutParams {
-	o := r.object("params")
-	defer o.finish()
-	p := OutParams{
-		recipe:       decodeRecipe(o),
-		hosts:        decodeHosts(o),
-		Closure:      parsed(o, "closure", parseInput),
-		Promote:      parsed(o, "promote", parseInput),
-		AllowOlder:   o.flag("allow_older", false),
-		Message:      parsed(o, "message", parseMessage),
-		IfGeneration: o.textOrNumber("if_generation"),
-	}
-	for _, name := range o.texts("to") {
-		parsed, err := pointer.ParseName(name)
-		if err != nil {
-			o.failWith("to", err)
-		} else if slices.Contains(p.To, parsed) {
-			o.fail("to", "%s stands there twice", name)
-		}
-		p.To = append(p.To, parsed)
-	}
-	if path := parsed(o, "store_path", parseInput); strings.HasPrefix(path, "/") {
-		p.Path = parsed(o, "store_path", nix.ParseStorePath)
-	} else {
-		p.PathFrom = path
-	}
-
-	var given []string
-	for _, key := range []string{"file", "flake", "closure", "promote", "store_path"} {
-		if o.has(key) && !(key == "store_path" && o.has("closure")) {
-			given = append(given, key)
-		}
-	}
-	switch {
-	case len(given) > 1:
-		number := []string{"two", "three", "four", "five"}[len(given)-2]
-		o.failWith("", hint.With(fmt.Errorf("%s are %s closures, and a put publishes one", strings.Join(given, " and "), number), "keep one of them"))
-	case len(given) == 0:
-		o.failWith("", hint.With(errors.New("they don't say what to publish"),
-			"name a flake (flake: config), a Nix expression in an input (file: config/default.nix, attribute: web-1), a path (store_path: built/result), a closure from an earlier step (closure: built/cache) or a get of another pointer (promote: web-1-candidate)"))
-	}
-	for _, only := range []struct{ key, with, why string }{
-		{"to", "promote", "only what is promoted goes to further pointers: want promote, too"},
-		{"allow_older", "promote", "older than what? want promote, too"},
-	} {
-		if o.has(only.key) && !o.has(only.with) {
-			o.failWith(only.key, errors.New(only.why))
-		}
-	}
-	return p
-}
-
-func parseInput(s string) (string, error) {
-	if s == "" {
-		return "", errors.New("it is empty")
-	}
-	return s, nil
-}
-
-func parseMessage(s string) (string, error) {
-	if len(s) > pointer.MaxMessage {
-		return "", fmt.Errorf("it has %d bytes, and may have %d", len(s), pointer.MaxMessage)
-	}
-	return s, nil
-}
-
-// Out publishes a closure: it pushes it to the cache and moves the pointer. It
-// can be repeated, and interrupted, at any time.
+// Out publishes a closure: it pushes it to the cache and moves the pointer; or
+// those of several hosts. It can be repeated, and interrupted, at any time.
 func Out(ctx context.Context, step Step) (any, error) {
-	if err := nixstore.ProtectProcess(); err != nil {
+	if err := nixcmd.ProtectProcess(); err != nil {
 		return nil, err
 	}
 	r, err := readRequest(step.Stdin)
 	if err != nil {
 		return nil, err
 	}
-	source, params := decodeSource(r), decodeOutParams(r)
+	config, nix := r.source()
+	params := decodePut(r)
 	if err := r.err(); err != nil {
 		return nil, err
 	}
-	store, err := source.open(ctx)
+	s, err := site.Open(ctx, config)
 	if err != nil {
 		return nil, err
 	}
-	to, upstreams, err := source.cache(ctx, store)
-	if err != nil {
-		return nil, err
-	}
-	trail := source.trail(store, to)
-	if err := trail.pointer.Writable(); err != nil {
+	if err := s.Pointer(config.Pointer).Writable(); err != nil {
 		return nil, err
 	}
 	inputs, err := openInputs(step.Dir)
@@ -129,98 +44,166 @@ func Out(ctx context.Context, step Step) (any, error) {
 		return nil, err
 	}
 	defer inputs.Close()
-	ifGeneration, err := inputs.ifGeneration(params.IfGeneration)
+	p := put{step: step, site: s, nix: nix, params: params, inputs: inputs, provenance: site.Provenance(step.Getenv, config.Provenance)}
+	if params.manyHosts() {
+		return p.hosts(ctx)
+	}
+	return p.one(ctx)
+}
+
+// A put is one at work.
+type put struct {
+	step       Step
+	site       *site.Site
+	nix        build.Nix
+	params     putParams
+	inputs     *inputs
+	provenance pointer.Provenance
+}
+
+// one publishes one closure.
+func (p *put) one(ctx context.Context) (any, error) {
+	if slices.Contains(p.params.To, p.site.Config.Pointer) {
+		return nil, hint.With(fmt.Errorf("params.to: %s is the source's own pointer", p.site.Config.Pointer), "leave it out: it moves last, without being named")
+	}
+	ifGeneration, err := p.inputs.ifGeneration(p.params.IfGeneration)
 	if err != nil {
 		return nil, err
 	}
-	p := publisher{
-		Step: step, source: &source, store: store, here: to, inputs: inputs, params: params, ifGeneration: ifGeneration,
-		targets: append(source.trails(store, to, params.To), trail),
-	}
-	defer p.close()
-	if params.hosts.are() {
-		return p.publishFleet(ctx, upstreams)
-	}
-
-	// What is to be published: build it, or find it.
-	defer to.Withdraw(ctx) // of what isn't pushed after all; if that fails, its age will tell
-	pub, err := p.lookAndPrepare(ctx)
+	candidate, err := p.candidate()
 	if err != nil {
 		return nil, err
 	}
-	defer pub.close()
-	if pub.built { // which may have taken hours
-		if err := p.look(ctx); err != nil {
-			return nil, err
-		}
-	}
-
-	// Push it, as far as it isn't there.
-	pushed, err := push(ctx, step.Console, to, cache.PushRequest{
-		Root: pub.root, Infos: pub.infos, Source: pub.source, Previous: trail.previous(ctx), Upstreams: upstreams,
+	result, err := publish.Run(ctx, publish.Request{
+		Site:         p.site,
+		Console:      p.step.Console,
+		Candidate:    candidate,
+		Pointer:      p.site.Config.Pointer,
+		To:           p.params.To,
+		Message:      p.params.Message,
+		Provenance:   p.provenance,
+		IfGeneration: ifGeneration,
+		AllowOlder:   p.params.AllowOlder,
 	})
 	if err != nil {
 		return nil, err
 	}
-
-	// Move the pointers, and say so.
-	outcomes, err := p.move(ctx, pub, pushed)
-	p.release(ctx, pushed)
-	if err != nil {
-		return nil, err
+	newest, pushed := result.Newest(), result.Pushed
+	metadata := site.Describe(p.site.Config.Pointer, newest)
+	for _, move := range result.Moves[:len(result.Moves)-1] {
+		metadata.Add("to "+string(move.Pointer), fmt.Sprintf("generation %d", move.Generation.Number))
 	}
-	last := len(outcomes) - 1
-	newest, closure := outcomes[last].Generation, pushed.Closure
-	metadata := describe(source.Pointer, newest)
-	for i, outcome := range outcomes[:last] {
-		metadata.add("to "+string(p.targets[i].name), fmt.Sprintf("generation %d", outcome.Generation.Number))
-	}
-	metadata.add("sent", sent(pushed))
-	metadata.add("already there", amount(len(closure.Paths)-pushed.SentPaths, closure.NarSize()-pushed.SentNarSize))
-	tellUpstreams(step.Console, &metadata, to, closure)
+	metadata.Add("sent", publish.Sent(pushed))
+	metadata.Add("already there", console.Amount(len(pushed.Closure.Paths)-pushed.SentPaths, pushed.Closure.NarSize()-pushed.SentNarSize))
+	metadata.Add("substituters", publish.SubstitutersFor(p.step.Console, p.site, pushed.Closure))
 	return Answer{versionOf(newest), metadata}, nil
 }
 
-// release gives up the leases of a push.
-func (p *publisher) release(ctx context.Context, pushed *cache.Pushed) {
-	if err := pushed.Release(ctx); err != nil {
-		p.Console.Warn("a lease of this push stays in the cache: %v", err)
-	}
-}
-
-// push pushes a closure, and tells a person how that goes.
-func push(ctx context.Context, console *Console, to *cache.Cache, req cache.PushRequest) (*cache.Pushed, error) {
-	what := "the closure of " + req.Root.String()
-	if n := len(req.Also); n > 0 {
-		what = count(n+1, "closure")
-	}
-	console.Say("pushing %s (%s) to %s", what, amount(len(req.Infos), narSize(req.Infos)), to)
-	req.Meter = new(cache.Meter)
-	stop := drawProgress(console, "pushing", req.Meter)
-	pushed, err := to.Push(ctx, req)
-	stop()
+// hosts publishes the closures of several hosts, each to its pointer, that of the
+// source last. If some fail, the put has failed, and putting again finishes it.
+func (p *put) hosts(ctx context.Context) (any, error) {
+	own := p.site.Config.Pointer
+	installable, _, err := p.params.installable(p.inputs, own)
 	if err != nil {
 		return nil, err
 	}
-	console.Say("sent %s", sent(pushed))
-	if n := len(pushed.Unreproducible); n > 0 {
-		console.Warn("the cache has %s with another content than what is put, and hosts will run the cache's: %v", count(n, "path"), pushed.Unreproducible)
+	r := build.HostsRequest{
+		Site: p.site, Console: p.step.Console, Nix: p.nix,
+		Installable: installable,
+		PointerOf:   func(host string) string { return host },
+		Last:        own,
+		Move:        true,
+		When:        p.params.Build,
+		Workers:     p.params.Workers,
+		Message:     p.params.Message,
+		Provenance:  p.provenance,
 	}
-	return pushed, nil
+	r.Revision, r.AskRevision = p.revision()
+	if p.params.All {
+		r.Patterns = []string{"*"}
+	} else {
+		r.Hosts = p.params.Hosts
+		if !slices.ContainsFunc(r.Hosts, func(h build.Host) bool { return h.Name == string(own) }) {
+			r.Hosts = append(r.Hosts, build.Host{Name: string(own), Attribute: installable.Attribute})
+		}
+	}
+	result, err := build.Hosts(ctx, r)
+	if err != nil {
+		if result != nil {
+			err = hint.With(err, "the others are done; put again once these are mended")
+		}
+		return nil, err
+	}
+	newest := result.Hosts[len(result.Hosts)-1].Outcome.Generation
+	metadata := site.Describe(own, newest)
+	var unchanged []string
+	for _, h := range result.Hosts[:len(result.Hosts)-1] {
+		if !h.Outcome.Moved {
+			unchanged = append(unchanged, h.Name)
+			continue
+		}
+		metadata.Add(h.Name, strings.TrimSuffix(fmt.Sprintf("generation %d: %s", h.Outcome.Generation.Number, h.Changes), ": "))
+	}
+	metadata.Add("unchanged", strings.Join(unchanged, ", "))
+	metadata.Add("sent", publish.Sent(result.Pushed))
+	paths, size := result.Union()
+	metadata.Add("already there", console.Amount(paths-result.Pushed.SentPaths, size-result.Pushed.SentNarSize))
+	metadata.Add("substituters", publish.SubstitutersFor(p.step.Console, p.site, result.Closures...))
+	return Answer{versionOf(newest), metadata}, nil
 }
 
-// narSize is the size of all the NARs, in bytes.
-func narSize(infos []nix.PathInfo) (size int64) {
-	for i := range infos {
-		size += infos[i].NarSize
+// candidate is what the params say that is to be published.
+func (p *put) candidate() (publish.Candidate, error) {
+	params := &p.params
+	revision, ask := p.revision()
+	if params.Promote != "" {
+		c, err := p.inputs.promotion(params.Promote)
+		return about{"params.promote: " + params.Promote, c}, prefixed("params.promote", err)
 	}
-	return size
+	if params.builds() {
+		installable, host, err := params.installable(p.inputs, p.site.Config.Pointer)
+		return build.Expression{Installable: installable, Host: host, When: params.Build, Revision: revision, AskRevision: ask, Nix: p.nix}, err
+	}
+	root := params.Path
+	if params.PathFrom != "" {
+		var err error
+		if root, err = p.inputs.storePath(params.PathFrom); err != nil {
+			return nil, prefixed("params.store_path", err)
+		}
+	}
+	if params.Closure != "" {
+		file, err := p.inputs.path(params.Closure)
+		return about{"params.closure: " + params.Closure, publish.Import{File: file, Root: root, Revision: revision}}, prefixed("params.closure", err)
+	}
+	return build.StorePath{Path: root, Revision: revision, Nix: p.nix}, nil
 }
 
-// sent is, say, "12 paths, 81.4 MiB (27.1 MiB compressed)".
-func sent(p *cache.Pushed) string {
-	if p.SentPaths == 0 {
-		return "nothing"
+// revision is the git commit of what is published, or whether Nix has to be asked
+// for it.
+func (p *put) revision() (commit string, ask bool) {
+	if p.params.Flake.URL != "" {
+		return "", true
 	}
-	return fmt.Sprintf("%s (%s compressed)", amount(p.SentPaths, p.SentNarSize), formatBytes(p.SentBytes))
+	from := cmp.Or(p.params.File, p.params.Flake.Dir, p.params.Closure, filepath.Dir(p.params.PathFrom))
+	return build.RevisionOf(p.inputs.dir, from), false
+}
+
+// A candidate whose errors are about a param.
+type about struct {
+	param string
+	publish.Candidate
+}
+
+// Prepare implements publish.Candidate.
+func (a about) Prepare(ctx context.Context, p *publish.Preparation) (*publish.Closure, error) {
+	closure, err := a.Candidate.Prepare(ctx, p)
+	return closure, prefixed(a.param, err)
+}
+
+// prefixed says which param an error is about.
+func prefixed(param string, err error) error {
+	if err != nil {
+		return fmt.Errorf("%s: %w", param, err)
+	}
+	return nil
 }

@@ -105,7 +105,7 @@ func checkPipeline(t *testing.T, pipeline string) error {
 			source = map[string]any{}
 		}
 		maps.Copy(source, node["source"].(map[string]any))
-		errs = append(errs, decoded(map[string]any{"source": source}, func(r *request) { decodeSource(r) }))
+		errs = append(errs, decoded(map[string]any{"source": source}, func(r *request) { r.source() }))
 	}
 	eachStep(document["jobs"], func(step map[string]any) {
 		isOurs := func(name any) bool {
@@ -116,15 +116,15 @@ func checkPipeline(t *testing.T, pipeline string) error {
 		}
 		params := map[string]any{"params": step["params"]}
 		if name := step["get"]; name != nil && isOurs(name) {
-			if err := decoded(params, func(r *request) { decodeInParams(r) }); err != nil {
+			if err := decoded(params, func(r *request) { decodeGet(r) }); err != nil {
 				errs = append(errs, fmt.Errorf("get %s: %w", name, err))
 			}
 		}
 		if name := step["put"]; name != nil && isOurs(name) {
-			if err := decoded(params, func(r *request) { decodeOutParams(r) }); err != nil {
+			if err := decoded(params, func(r *request) { decodePut(r) }); err != nil {
 				errs = append(errs, fmt.Errorf("put %s: %w", name, err))
 			}
-			if err := decoded(map[string]any{"params": step["get_params"]}, func(r *request) { decodeInParams(r) }); err != nil {
+			if err := decoded(map[string]any{"params": step["get_params"]}, func(r *request) { decodeGet(r) }); err != nil {
 				errs = append(errs, fmt.Errorf("get_params of put %s: %w", name, err))
 			}
 			if step["no_get"] != true && step["get_params"] == nil {

@@ -19,11 +19,11 @@ func TestReadmeNamesEveryKey(t *testing.T) {
 		fields string
 		decode func(*request)
 	}{
-		{"source", func(r *request) { decodeSource(r) }},
-		{"params", func(r *request) { decodeInParams(r) }},
-		{"params", func(r *request) { decodeOutParams(r) }},
+		{"source", func(r *request) { r.source() }},
+		{"params", func(r *request) { decodeGet(r) }},
+		{"params", func(r *request) { decodePut(r) }},
 	} {
-		r := &request{fields: map[string]json.RawMessage{test.fields: json.RawMessage(`{"?": 1}`)}}
+		r := &request{objects: map[string]json.RawMessage{test.fields: json.RawMessage(`{"?": 1}`)}}
 		test.decode(r)
 		for _, key := range knownKeys(r.err()) {
 			if !strings.Contains(rows, "`"+key+"`") {

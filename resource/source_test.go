@@ -4,17 +4,18 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/build"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 // decodeTestSource decodes a source with the given keys besides cache and
 // pointer.
-func decodeTestSource(t *testing.T, keys map[string]any) (Source, error) {
+func decodeTestSource(t *testing.T, keys map[string]any) (site.Config, build.Nix, error) {
 	t.Helper()
 	fields := map[string]any{"cache": "file:///c", "pointer": "web-1"}
 	for key, value := range keys {
@@ -28,8 +29,8 @@ func decodeTestSource(t *testing.T, keys map[string]any) (Source, error) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	source := decodeSource(r)
-	return source, r.err()
+	config, nix := r.source()
+	return config, nix, r.err()
 }
 
 func TestSourceKeys(t *testing.T) {
@@ -60,7 +61,7 @@ func TestSourceKeys(t *testing.T) {
 			trust{[]string{ours.Public}, []string{ours.Public}}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			source, err := decodeTestSource(t, test.source)
+			source, _, err := decodeTestSource(t, test.source)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -110,7 +111,7 @@ func TestSourceRefuses(t *testing.T) {
 		}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			_, err := decodeTestSource(t, test.source)
+			_, _, err := decodeTestSource(t, test.source)
 			if diff := cmp.Diff(test.want, told(err)); diff != "" {
 				t.Errorf("(-want +got)\n%s", diff)
 			}
@@ -120,18 +121,5 @@ func TestSourceRefuses(t *testing.T) {
 				}
 			}
 		})
-	}
-}
-
-func TestParseLifetime(t *testing.T) {
-	const day = 24 * time.Hour
-	for s, want := range map[string]time.Duration{
-		"168h": 7 * day, "7d": 7 * day, "1m": time.Minute, "36h30m": 36*time.Hour + 30*time.Minute,
-		"": 0, "7": 0, "59s": 0, "-7d": 0, "0d": 0, "1.5d": 0, "99999999999d": 0, "90000.5ms": 0, "week": 0,
-	} {
-		got, err := parseLifetime(s)
-		if got != want || (err == nil) != (want != 0) {
-			t.Errorf("%q: got %v, %v, want %v", s, got, err, want)
-		}
 	}
 }

@@ -211,21 +211,17 @@ func cmdPublish(ts *testscript.TestScript, neg bool, args []string) {
 	ctx := context.Background()
 	secret, err := nix.ParseSecretKey(ts.Getenv("OURS_SECRET"))
 	ts.Check(err)
-	source := Source{
-		Pointer: pointer.Name(args[0]), RequireSigs: true,
-		SigningKeys: []nix.SecretKey{secret}, PointerSigningKeys: []nix.SecretKey{secret},
-		PublicKeys: nix.Keys{secret.Public()}, PointerPublicKeys: nix.Keys{secret.Public()},
-	}
 	store := blob.NewDirectory(ts.MkAbs("cache"))
 	files := greetings(ts.MkAbs("greetings"))
 	infos, err := files.closure()
 	ts.Check(err)
 	root := infos[len(infos)-1].Path
-	to, _, err := source.cache(ctx, store)
-	ts.Check(err)
+	to := cache.New(store, cache.Config{RequireSigs: true, SigningKeys: []nix.SecretKey{secret}})
 	pushed, err := to.Push(ctx, cache.PushRequest{Root: root, Infos: infos, Source: files})
 	ts.Check(err)
-	_, err = source.pointer(store).Append(ctx, pointer.Proposal{
+	_, err = pointer.New(store, pointer.Config{
+		Name: pointer.Name(args[0]), RequireSigs: true, SigningKeys: []nix.SecretKey{secret}, PublicKeys: nix.Keys{secret.Public()},
+	}).Append(ctx, pointer.Proposal{
 		Path: root, System: "x86_64-linux", NarHash: pushed.Closure.RootInfo().NarHash,
 		Details: pointer.Details{Sizes: pointer.Sizes{Paths: len(infos), NarSize: pushed.Closure.NarSize()}},
 	})

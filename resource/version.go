@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/fields"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
@@ -22,14 +23,14 @@ func versionOf(g pointer.Generation) Version { return Version{g.Number, g.Path} 
 // decodeVersion takes the version of a request; nil if there is none.
 func decodeVersion(r *request) *Version {
 	o := r.object("version")
-	defer o.finish()
-	if len(o.fields) == 0 {
+	defer o.Finish()
+	if o.IsEmpty() {
 		return nil
 	}
-	o.require("generation", `a version is {"generation": "12", "path": "/nix/store/…"}; the generation alone will do`)
+	o.Require("generation", `a version is {"generation": "12", "path": "/nix/store/…"}; the generation alone will do`)
 	return &Version{
-		Generation: parsed(o, "generation", parseGeneration),
-		Path:       parsed(o, "path", nix.ParseStorePath),
+		Generation: fields.Parsed(o, "generation", parseGeneration),
+		Path:       fields.Parsed(o, "path", nix.ParseStorePath),
 	}
 }
 
@@ -37,7 +38,7 @@ func decodeVersion(r *request) *Version {
 func requireVersion(r *request) *Version {
 	v := decodeVersion(r)
 	if v == nil {
-		r.object("version").fail("", "missing")
+		r.object("version").Fail("", "missing")
 	}
 	return v
 }

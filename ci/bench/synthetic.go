@@ -15,7 +15,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/store"
 )
 
 // A synthetic closure is made of nothing but numbers, where it doesn't matter
@@ -40,7 +40,7 @@ func (c synthetic) write(ctx context.Context, dir string) (nix.StorePath, error)
 			return nix.StorePath{}, err
 		}
 	}
-	root, err := nixstore.CreateRoot(dir)
+	root, err := store.CreateRoot(dir)
 	if err != nil {
 		return nix.StorePath{}, err
 	}

@@ -15,7 +15,7 @@ import (
 // A put with the store of another machine builds there, and sends from there
 // what the cache hasn't got; this machine's store gets no more than the recipes.
 // (The machine is this one, by what Nix has for that: its daemon without ssh.
-// With ssh it is tested in internal/nixstore.)
+// With ssh it is tested in internal/nixcmd.)
 func TestStoreOfAnotherMachine(t *testing.T) {
 	t.Parallel()
 	nixtest.Each(t, func(t *testing.T, n *nixtest.Nix) {

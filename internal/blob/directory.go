@@ -19,6 +19,7 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/ctxio"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
@@ -133,7 +134,7 @@ func (d *Directory) openRoot() (*os.Root, error) {
 
 // open opens and describes the object at key.
 func open(root *os.Root, key string) (*os.File, Info, error) {
-	file, err := root.Open(key)
+	file, err := root.OpenFile(key, os.O_RDONLY|syscall.O_NONBLOCK, 0) // so that a pipe doesn't wait for a writer
 	if errors.Is(err, syscall.ENOTDIR) {
 		err = fmt.Errorf("%w: %w", ErrNotExist, err) // key is a/b, and a is a file
 	}
@@ -202,7 +203,7 @@ func (d *Directory) put(ctx context.Context, key string, body io.Reader, opts Pu
 	}
 	defer file.Close()
 	defer root.Remove(temporary) // not there any more once it is renamed
-	if _, err := io.Copy(file, contextReader{ctx, body}); err != nil {
+	if _, err := io.Copy(file, ctxio.NewReader(ctx, body)); err != nil {
 		return Info{}, err
 	}
 	if err := file.Sync(); err != nil {

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/ctxio"
 )
 
 // A Memory is a Store in the memory of this process, for tests.
@@ -91,7 +93,7 @@ func (m *Memory) put(ctx context.Context, key string, body io.Reader, opts PutOp
 	if err := check(ctx, key); err != nil {
 		return Info{}, err
 	}
-	data, err := io.ReadAll(contextReader{ctx, body})
+	data, err := io.ReadAll(ctxio.NewReader(ctx, body))
 	if err != nil {
 		return Info{}, err
 	}

@@ -21,6 +21,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
+	"github.com/nixos-closure/nixos-closure-resource/internal/ctxio"
 )
 
 // An object is sent in one request if it fits into one part, and else in
@@ -77,7 +78,7 @@ func (s *S3) write(ctx context.Context, key string, body io.Reader, opts PutOpti
 	if inMemory, ok := body.(*bytes.Reader); ok && int64(inMemory.Len()) <= sizeOfPart(1) {
 		return write.whole(ctx, *inMemory) // most bytes come so, and need not be copied
 	}
-	source := bufio.NewReader(contextReader{ctx, body})
+	source := bufio.NewReader(ctxio.NewReader(ctx, body))
 	first, last, err := readPart(source, make([]byte, 0, 64<<10), sizeOfPart(1)) // most objects are small
 	if err != nil {
 		return Info{}, err

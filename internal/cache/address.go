@@ -11,7 +11,7 @@ import (
 )
 
 // An addressCheck computes the hash of a content address from the NAR that is
-// written to it.
+// written to it. Write never fails: finish says what is wrong.
 type addressCheck struct {
 	ca   nix.ContentAddress
 	hash hash.Hash
@@ -56,12 +56,16 @@ func hashOnlyFile(h hash.Hash, r io.Reader) error {
 	return nil
 }
 
-func (a *addressCheck) Write(p []byte) (int, error) { return a.w.Write(p) }
+func (a *addressCheck) Write(p []byte) (int, error) {
+	a.w.Write(p) // finish has the error
+	return len(p), nil
+}
 
 // finish says whether what was written has the address.
 func (a *addressCheck) finish() error {
 	if a.pipe != nil {
 		a.pipe.Close()
+		a.pipe = nil
 		if err := <-a.done; err != nil {
 			return err
 		}
@@ -72,7 +76,7 @@ func (a *addressCheck) finish() error {
 	return nil
 }
 
-// abandon ends the check without a result.
+// abandon ends the check without a result. After finish, it does nothing.
 func (a *addressCheck) abandon() {
 	if a.pipe != nil {
 		a.pipe.CloseWithError(io.ErrUnexpectedEOF)

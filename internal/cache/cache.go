@@ -60,10 +60,9 @@ type Config struct {
 
 // A Cache is a binary cache. Its methods may be called from several goroutines.
 type Cache struct {
-	store       blob.Store
-	config      Config
-	anticipated anticipated
-	accepted    sync.Map // the narinfos (*NarInfo) of manifests that were found acceptable, by their text
+	store    blob.Store
+	config   Config
+	accepted sync.Map // the narinfos (*NarInfo) of manifests that were found acceptable, by their text
 }
 
 // New returns the cache that lies in store. It makes no request.

@@ -45,6 +45,26 @@ func formatManifest(paths []NarInfo) string {
 	return b.String()
 }
 
+// checkManifest returns an error unless a text, which is about to be written,
+// reads as the narinfos that it was made of.
+func checkManifest(text string, paths []NarInfo) error {
+	blocks := strings.Split(strings.TrimSuffix(text, "\n"), "\n\n")
+	if len(blocks) != len(paths) {
+		return fmt.Errorf("it has %d narinfos, not %d", len(blocks), len(paths))
+	}
+	for i, block := range blocks {
+		narinfo, upstream := cutUpstream(block)
+		back, err := ParseNarInfo(narinfo)
+		if err == nil && (!back.equals(&paths[i]) || upstream != paths[i].Upstream()) {
+			err = fmt.Errorf("that of %s reads as something else", paths[i].Path)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 // parseManifest reads what formatManifest writes, and returns what is acceptable
 // of it. Paths of upstreams that are not among the substituters are left out.
 //
@@ -108,13 +128,13 @@ func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
 		return nil, fmt.Errorf("a narinfo of %d bytes", len(block))
 	}
 	block = strings.Clone(block) // what is kept is not to keep the whole manifest
-	text, upstream, ok := strings.Cut(block+"\n", upstreamKey)
+	text, upstream := cutUpstream(block)
 	ni, err := ParseNarInfo(text)
 	if err != nil {
 		return nil, err
 	}
-	if ok {
-		if ni.from = c.substituter(strings.TrimSpace(upstream)); ni.from == nil {
+	if upstream != "" {
+		if ni.from = c.substituter(upstream); ni.from == nil {
 			return nil, nil // the manifest alone is no reason to ask a server
 		}
 	}
@@ -123,6 +143,16 @@ func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
 	}
 	c.accepted.Store(block, &ni)
 	return &ni, nil
+}
+
+// cutUpstream parts a narinfo of a manifest from the line that says whose it is,
+// which is its last; "" if it has none.
+func cutUpstream(block string) (text, upstream string) {
+	last := strings.LastIndexByte(block, '\n') + 1
+	if upstream, ok := strings.CutPrefix(block[last:], upstreamKey); ok {
+		return block[:last], upstream
+	}
+	return block + "\n", ""
 }
 
 // substituter returns the one of that URL, or nil.
@@ -139,19 +169,6 @@ func (c *Cache) substituter(url string) *Cache {
 // A manifest is a hint: if there is none, or if it isn't one, that is the same
 // as an empty one, and its narinfos will be asked for one by one.
 func (c *Cache) readManifest(ctx context.Context, root nix.StorePath) (map[nix.StorePath]NarInfo, error) {
-	m := c.anticipated.takeManifest(root)
-	if m == nil {
-		return c.requestManifest(ctx, root)
-	}
-	select {
-	case <-m.there:
-		return m.paths, m.err
-	case <-ctx.Done():
-		return nil, ctx.Err()
-	}
-}
-
-func (c *Cache) requestManifest(ctx context.Context, root nix.StorePath) (map[nix.StorePath]NarInfo, error) {
 	text, _, err := blob.ReadAll(ctx, c.store, manifestKey(root), maxManifestSize, blob.GetOptions{})
 	var tooLarge *blob.TooLargeError
 	switch {
@@ -180,6 +197,9 @@ func (c *Cache) writeManifests(ctx context.Context, closures []*Closure) error {
 // writeManifest publishes the manifest of a closure that is whole in the cache.
 func (c *Cache) writeManifest(ctx context.Context, closure *Closure) error {
 	text := formatManifest(closure.Paths)
+	if err := checkManifest(text, closure.Paths); err != nil {
+		return fmt.Errorf("the manifest that was made for %s is not valid: %w", closure.Root, err)
+	}
 	if len(text) > maxManifestSize {
 		return nil // readers would refuse it; they do without, path by path
 	}
@@ -187,7 +207,6 @@ func (c *Cache) writeManifest(ctx context.Context, closure *Closure) error {
 		ContentType:  manifestType,
 		CacheControl: volatile,
 	})
-	c.anticipated.takeManifest(closure.Root) // what was read before is no longer true
 	if err != nil {
 		return fmt.Errorf("writing the manifest of %s: %w", closure.Root, err)
 	}

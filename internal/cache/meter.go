@@ -10,6 +10,11 @@ type Meter struct {
 	TotalBytes, DoneBytes atomic.Int64 // of NARs, uncompressed
 }
 
+// Progress returns how far it is.
+func (m *Meter) Progress() (donePaths, totalPaths, doneBytes, totalBytes int64) {
+	return m.DonePaths.Load(), m.TotalPaths.Load(), m.DoneBytes.Load(), m.TotalBytes.Load()
+}
+
 func (m *Meter) expect(paths int, bytes int64) {
 	if m != nil {
 		m.TotalPaths.Add(int64(paths))

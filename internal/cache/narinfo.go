@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strconv"
@@ -80,11 +81,11 @@ func (ni *NarInfo) set(key, value string) (err error) {
 	case "FileHash":
 		ni.FileHash, err = nix.ParseHash(value)
 	case "FileSize":
-		ni.FileSize, err = parseSize(value)
+		ni.FileSize, err = parseSize(value, plausibleFileSize(nix.MaxNarSize))
 	case "NarHash":
 		ni.NarHash, err = nix.ParseHash(value)
 	case "NarSize":
-		ni.NarSize, err = parseSize(value)
+		ni.NarSize, err = parseSize(value, nix.MaxNarSize)
 	case "References":
 		for ref := range strings.FieldsSeq(value) {
 			path, err := nix.ParseBaseName(ref)
@@ -104,14 +105,14 @@ func (ni *NarInfo) set(key, value string) (err error) {
 			ni.Signatures = append(ni.Signatures, sig)
 		}
 	case "CA":
-		ni.CA = value
+		ni.CA, err = nix.ParseContentAddress(value)
 	}
 	return err
 }
 
-func parseSize(s string) (int64, error) {
+func parseSize(s string, max int64) (int64, error) {
 	n, err := strconv.ParseInt(s, 10, 64)
-	if err != nil || n <= 0 {
+	if err != nil || n <= 0 || n > max {
 		return 0, fmt.Errorf("%q is not a size in bytes", clip(s))
 	}
 	return n, nil
@@ -150,6 +151,26 @@ func (ni *NarInfo) Text() string {
 	return ni.text
 }
 
+// checkText returns an error unless the text, which is about to be written, reads
+// as what it was made of.
+func (ni *NarInfo) checkText() error {
+	back, err := ParseNarInfo(ni.Text())
+	if err == nil && !back.equals(ni) {
+		err = errors.New("it reads as something else")
+	}
+	if err != nil {
+		return fmt.Errorf("the narinfo that was made for %s is not valid: %w", ni.Path, err)
+	}
+	return nil
+}
+
+// equals says whether two narinfos say the same.
+func (ni *NarInfo) equals(other *NarInfo) bool {
+	return ni.Fingerprint() == other.Fingerprint() && ni.Deriver == other.Deriver && ni.CA == other.CA &&
+		ni.URL == other.URL && ni.Compression == other.Compression && ni.FileHash == other.FileHash && ni.FileSize == other.FileSize &&
+		slices.EqualFunc(ni.Signatures, other.Signatures, func(a, b nix.Signature) bool { return a.String() == b.String() })
+}
+
 func (ni *NarInfo) format() string {
 	out := narinfo.NarInfo{
 		StorePath:   ni.Path.String(),
@@ -158,7 +179,7 @@ func (ni *NarInfo) format() string {
 		NarHash:     ni.NarHash.NixHash(),
 		NarSize:     uint64(ni.NarSize),
 		Deriver:     ni.Deriver.Base(),
-		CA:          ni.CA,
+		CA:          ni.CA.String(),
 		Signatures:  ni.Signatures,
 	}
 	if !ni.FileHash.IsZero() {

@@ -86,6 +86,7 @@ func TestParseNarInfoRefuses(t *testing.T) {
 		{"a size of zero", "NarSize: 196040", "NarSize: 0", "not a size"},
 		{"a negative size", "NarSize: 196040", "NarSize: -1", "not a size"},
 		{"a size beyond 64 bits", "NarSize: 196040", "NarSize: 99999999999999999999", "not a size"},
+		{"a size that makes sums overflow", "NarSize: 196040", "NarSize: 9223372036854775807", "not a size"},
 		{"another hash function", "NarHash: sha256:", "NarHash: sha512:", "SHA-256"},
 		{"a reference that is none", "6w8g7njm4mck5dmjxws0z1xnrxvl81xa-", "", "not a store path"},
 		{"two hashes", "NarSize:", "NarHash: sha256:1b4sb93wp679q4zx9k1ignby1yna3z7c4c2ri3wphylbc2dwsys0\nNarSize:", "stands there twice"},

@@ -58,9 +58,9 @@ func (c *Cache) vouched(root nix.StorePath, known map[nix.StorePath]NarInfo) *Cl
 }
 
 // present finds out which paths the cache has: from the manifests of previous
-// roots, and by asking for the rest, unless the cache is empty; meanwhile, files
-// of the rest are made. The narinfos need not be acceptable.
-func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, listed map[nix.StorePath]NarInfo, empty bool, u *uploader) (map[nix.StorePath]NarInfo, error) {
+// roots, and by asking for the rest, unless the cache is empty. The narinfos need
+// not be acceptable.
+func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, listed map[nix.StorePath]NarInfo, empty bool) (map[nix.StorePath]NarInfo, error) {
 	have := wholeOnly(listed)
 	for _, closure := range req.Previous {
 		if closure.listed {
@@ -68,18 +68,13 @@ func (c *Cache) present(ctx context.Context, req PushRequest, local map[nix.Stor
 		}
 	}
 	var ask []nix.StorePath
-	var unlisted []nix.PathInfo
-	for path, info := range local {
+	for path := range local {
 		if _, ok := have[path]; !ok {
 			ask = append(ask, path)
-			unlisted = append(unlisted, info)
 		}
 	}
 	found := map[nix.StorePath]NarInfo{}
 	if !empty {
-		if len(have) > 0 { // else there are no manifests, which says nothing
-			u.makeAhead(ctx, unlisted)
-		}
 		var err error
 		if found, err = c.lookupAll(ctx, nix.SortPaths(ask)); err != nil {
 			return nil, err

@@ -45,6 +45,10 @@ type Pushed struct {
 	SentBytes   int64 // of those, as they were sent
 	Signed      int   // narinfos that were there and that we added a signature to
 
+	// Unaddressed are paths that were sent without the content address that the
+	// source has for them: it doesn't hold.
+	Unaddressed []nix.StorePath
+
 	// Unreproducible are paths that the cache has with another content than
 	// the source. The cache's is the truth.
 	Unreproducible []nix.StorePath
@@ -75,16 +79,13 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 		return nil, err
 	}
 	pushed := &Pushed{cache: c}
-	var unannounced []nix.StorePath
+	var unleased []nix.StorePath
 	for i, root := range roots {
-		leases := c.anticipated.takeLeases(root)
-		pushed.leases = append(pushed.leases, leases...)
-		if len(leases) == 0 && (closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root })) {
-			unannounced = append(unannounced, root)
+		if closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root }) {
+			unleased = append(unleased, root)
 		}
 	}
-	taken, err := c.takeLeases(ctx, unannounced)
-	pushed.leases = append(pushed.leases, taken...)
+	pushed.leases, err = c.takeLeases(ctx, unleased)
 	if err == nil && slices.Contains(closures, nil) {
 		err = c.push(ctx, req, local, listed, roots, closures, pushed)
 	}
@@ -115,13 +116,7 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	}
 	// A cache that has just begun has nothing that would have to be asked for;
 	// if another writer is as quick as we are, publish finds out.
-	u, err := c.newUploader(req.Source, req.Meter)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel() // of what was made ahead in vain
-	have, err := c.present(ctx, req, local, listed, begun && c.store.Capabilities().Conditional, u)
+	have, err := c.present(ctx, req, local, listed, begun && c.store.Capabilities().Conditional)
 	if err != nil {
 		return err
 	}
@@ -161,10 +156,15 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	pushed.Signed = len(signed)
 	maps.Copy(have, signed)
 
+	u, err := c.newUploader(req.Source, req.Meter)
+	if err != nil {
+		return err
+	}
 	sent, err := u.upload(ctx, send)
 	if err != nil {
 		return err
 	}
+	pushed.Unaddressed = nix.SortPaths(u.dropped)
 	for _, ni := range sent {
 		pushed.SentPaths++
 		pushed.SentNarSize += ni.NarSize

@@ -20,8 +20,8 @@ func (c *Cache) acceptable(ni *NarInfo) error {
 	if !c.config.RequireSigs || ni.SignedBy(c.config.PublicKeys) {
 		return nil
 	}
-	if ni.CA != "" {
-		if _, err := ni.CheckContentAddress(); err != nil {
+	if !ni.CA.IsZero() {
+		if err := ni.CheckContentAddress(); err != nil {
 			return fmt.Errorf("%w, and its content address doesn't make up for that: %w", ErrUntrusted, err)
 		}
 		return nil

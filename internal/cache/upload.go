@@ -43,10 +43,10 @@ type uploader struct {
 	reading  *semaphore.Weighted // NARs being read
 	buffered *semaphore.Weighted // bytes of small NARs
 	writing  *semaphore.Weighted // narinfos being written
-	ahead    map[nix.StorePath]*preparedFile
 
-	mu    sync.Mutex
-	nodes map[nix.StorePath]*node
+	mu      sync.Mutex
+	nodes   map[nix.StorePath]*node
+	dropped []nix.StorePath // whose content address was left out
 }
 
 // A node is a path to send.
@@ -67,7 +67,6 @@ func (c *Cache) newUploader(source Source, meter *Meter) (*uploader, error) {
 		reading:  semaphore.NewWeighted(maxReading(source)),
 		buffered: semaphore.NewWeighted(maxBuffered),
 		writing:  semaphore.NewWeighted(maxLookups),
-		ahead:    map[nix.StorePath]*preparedFile{},
 		nodes:    map[nix.StorePath]*node{},
 	}, err
 }
@@ -169,6 +168,9 @@ func (u *uploader) settle(ctx context.Context, group *errgroup.Group, n *node) {
 // publish writes a narinfo for a path that had none. If somebody else did so
 // meanwhile, theirs counts.
 func (c *Cache) publish(ctx context.Context, ni NarInfo) (NarInfo, error) {
+	if err := ni.checkText(); err != nil {
+		return NarInfo{}, err
+	}
 	err := c.create(ctx, narinfoKey(ni.Path), ni.Text(), narinfoType, "")
 	if err == nil {
 		return ni, nil
@@ -188,24 +190,62 @@ func (c *Cache) publish(ctx context.Context, ni NarInfo) (NarInfo, error) {
 }
 
 // sendNAR uploads the NAR of a path and returns the narinfo to write for it.
+//
+// What is signed must hold: a content address that doesn't fit the path, or that
+// the content doesn't bear out, is left out of the narinfo. (Nix 2.34 aborts on one
+// that doesn't fit.)
 func (u *uploader) sendNAR(ctx context.Context, info *nix.PathInfo) (NarInfo, error) {
 	ni := NarInfo{PathInfo: *info, Compression: u.compress.compression}
+	if !ni.CA.IsZero() && ni.CheckContentAddress() != nil {
+		u.dropAddress(&ni)
+	}
 	ni.Sign(u.cache.config.SigningKeys)
-	if err := u.cache.acceptable(&ni); err != nil {
-		return NarInfo{}, hint.With(fmt.Errorf("nobody could use it: %w", err), "give a signing_key")
+	if err := u.checkAcceptable(&ni); err != nil {
+		return NarInfo{}, err
 	}
+	var address *addressCheck
+	if !ni.CA.IsZero() {
+		address = newAddressCheck(ni.CA)
+		defer address.abandon()
+	}
+	send := u.sendLarge
 	if info.NarSize <= smallNAR {
-		return ni, u.sendSmall(ctx, &ni)
+		send = u.sendSmall
 	}
-	return ni, u.sendLarge(ctx, &ni)
+	if err := send(ctx, &ni, address); err != nil {
+		return NarInfo{}, err
+	}
+	if address != nil && address.finish() != nil {
+		u.dropAddress(&ni)
+		if err := u.checkAcceptable(&ni); err != nil {
+			return NarInfo{}, err
+		}
+	}
+	return ni, nil
 }
 
-func (u *uploader) sendSmall(ctx context.Context, ni *NarInfo) error {
+// checkAcceptable returns an error if what is sent could be used by nobody.
+func (u *uploader) checkAcceptable(ni *NarInfo) error {
+	if err := u.cache.acceptable(ni); err != nil {
+		return hint.With(fmt.Errorf("nobody could use it: %w", err), "give a %s", hint.Term("signing_key"))
+	}
+	return nil
+}
+
+// dropAddress leaves out the content address of a path.
+func (u *uploader) dropAddress(ni *NarInfo) {
+	ni.CA = nix.ContentAddress{}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.dropped = append(u.dropped, ni.Path)
+}
+
+func (u *uploader) sendSmall(ctx context.Context, ni *NarInfo, address *addressCheck) error {
 	if err := u.buffered.Acquire(ctx, ni.NarSize); err != nil {
 		return err
 	}
 	defer u.buffered.Release(ni.NarSize)
-	file, err := u.smallFile(ctx, ni)
+	file, err := u.smallFile(ctx, ni, address)
 	if err != nil {
 		return err
 	}
@@ -224,62 +264,17 @@ func (u *uploader) sendSmall(ctx context.Context, ni *NarInfo) error {
 	return err
 }
 
-// smallFile makes the file of a small NAR, unless it has been made ahead.
-func (u *uploader) smallFile(ctx context.Context, ni *NarInfo) (*bytes.Buffer, error) {
-	if p := u.ahead[ni.Path]; p != nil {
-		<-p.there
-		if p.err == nil {
-			ni.FileHash, ni.FileSize = p.narinfo.FileHash, p.narinfo.FileSize
-			u.meter.read(ni.NarSize)
-			return &p.file, nil
-		}
-	}
+// smallFile makes the file of a small NAR.
+func (u *uploader) smallFile(ctx context.Context, ni *NarInfo, address *addressCheck) (*bytes.Buffer, error) {
 	if err := u.reading.Acquire(ctx, 1); err != nil {
 		return nil, err
 	}
 	defer u.reading.Release(1)
 	file := bytes.NewBuffer(make([]byte, 0, ni.NarSize/2)) // more than most need
-	return file, u.dump(ctx, ni, file, u.meter)
+	return file, u.dump(ctx, ni, file, address)
 }
 
-// maxMadeAhead bounds the small NARs whose files are made ahead, in bytes.
-const maxMadeAhead = 8 << 20
-
-// A preparedFile is the file of a small NAR that was made ahead: before it is known
-// whether the cache lacks it.
-type preparedFile struct {
-	narinfo NarInfo
-	there   chan struct{} // is closed when the file is there, or err
-	file    bytes.Buffer
-	err     error
-}
-
-// makeAhead begins to make files of small NARs that the cache is being asked for.
-// Most likely it hasn't got them, as no manifest lists them; so that time is not
-// spent on waiting alone.
-func (u *uploader) makeAhead(ctx context.Context, infos []nix.PathInfo) {
-	if _, ok := u.source.(*cacheSource); ok {
-		return // that would take requests, too
-	}
-	var size int64
-	for _, info := range infos {
-		if info.NarSize > smallNAR || size+info.NarSize > maxMadeAhead {
-			continue
-		}
-		size += info.NarSize
-		p := &preparedFile{narinfo: NarInfo{PathInfo: info, Compression: u.compress.compression}, there: make(chan struct{})}
-		u.ahead[info.Path] = p
-		go func() {
-			defer close(p.there)
-			if p.err = u.reading.Acquire(ctx, 1); p.err == nil {
-				p.err = u.dump(ctx, &p.narinfo, &p.file, nil)
-				u.reading.Release(1)
-			}
-		}()
-	}
-}
-
-func (u *uploader) sendLarge(ctx context.Context, ni *NarInfo) error {
+func (u *uploader) sendLarge(ctx context.Context, ni *NarInfo, address *addressCheck) error {
 	if err := u.reading.Acquire(ctx, 1); err != nil {
 		return err
 	}
@@ -288,7 +283,7 @@ func (u *uploader) sendLarge(ctx context.Context, ni *NarInfo) error {
 	r, w := io.Pipe()
 	dumped := make(chan error, 1)
 	go func() {
-		err := u.dump(ctx, ni, w, u.meter)
+		err := u.dump(ctx, ni, w, address)
 		w.CloseWithError(err) // the end of the file, if err is nil
 		dumped <- err
 	}()
@@ -305,14 +300,19 @@ func narOptions() blob.PutOptions {
 }
 
 // dump writes the compressed NAR of a path to out and notes the file's hash and
-// size. It fails if the NAR is not what the source announced.
-func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer, meter *Meter) error {
+// size. It fails if the NAR is not what the source announced. The address, which
+// may be nil, gets the NAR, too.
+func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer, address *addressCheck) error {
 	file := newDigest(out)
+	var progress io.Writer = u.meter
+	if address != nil {
+		progress = io.MultiWriter(u.meter, address)
+	}
 	var err error
 	if origin, ok := u.source.(*cacheSource); ok && origin.fits(&ni.PathInfo, ni.Compression) {
-		err = origin.dumpFile(ctx, ni.Path, file, meter)
+		err = origin.dumpFile(ctx, ni.Path, file, progress)
 	} else {
-		err = u.compressNAR(ctx, ni, file, meter)
+		err = u.compressNAR(ctx, ni, file, progress)
 	}
 	if err != nil {
 		return err
@@ -321,13 +321,13 @@ func (u *uploader) dump(ctx context.Context, ni *NarInfo, out io.Writer, meter *
 	return nil
 }
 
-func (u *uploader) compressNAR(ctx context.Context, ni *NarInfo, out io.Writer, meter *Meter) error {
+func (u *uploader) compressNAR(ctx context.Context, ni *NarInfo, out, progress io.Writer) error {
 	compressed, err := u.compress.writer(out)
 	if err != nil {
 		return err
 	}
 	plain := newDigest(compressed)
-	err = u.source.DumpNAR(ctx, ni.Path, &capped{io.MultiWriter(plain, meter), ni.NarSize})
+	err = u.source.DumpNAR(ctx, ni.Path, &capped{io.MultiWriter(plain, progress), ni.NarSize})
 	if closeErr := compressed.Close(); err == nil {
 		err = closeErr
 	}

@@ -1,44 +1,53 @@
-// Package command is nixos-closure, the resource's engine for people and tasks.
+// Package command is nixos-closure: what the resource does, for people, tasks and
+// hosts.
 //
-// Each subcommand has a file of its own, and does three things there: it reads
-// its arguments, calls the engine in package resource, and prints what that
-// answers. What push, promote and fetch do is a put and a get, request and all.
+// Each subcommand has a file of its own, and does three things there: it reads its
+// arguments into the types of the rooms below, calls one function there, and
+// prints what that answers. Advice is given in the words of a command line.
 //
 // Results go to stdout: tables for people, or JSON with --json, in the forms of
 // docs/formats.md where that has one. Everything else goes to stderr. The exit
 // status is one of those below.
 //
-// A source is said by the keys that a pipeline has, in a file, in the
-// environment, and for some of them by flags. Secrets have no flags: any process
-// of the machine may read another's arguments.
+// Which cache, whose keys and which pointer are said by the keys that a pipeline's
+// source has: in a file, in the environment, and for some of them by flags.
+// Secrets have no flags: any process of the machine may read another's arguments.
 package command
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/signal"
+	"runtime/debug"
 	"strings"
+	"syscall"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/build"
+	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 	"github.com/nixos-closure/nixos-closure-resource/internal/version"
-	"github.com/nixos-closure/nixos-closure-resource/resource"
 )
 
 // The exit status. These numbers don't change.
 const (
 	done    = 0
 	failed  = 1
-	misused = 2 // an argument or the source is wrong: nothing was done
+	misused = 2 // an argument or a setting is wrong: nothing was done
 	damaged = 3 // verify has found damage
 	refused = 4 // the pointer was not moved: it had moved meanwhile, or has a newer promotion
 )
+
+// memoryLimit is where the garbage collector begins to work harder, in bytes: as
+// in the programs of the resource.
+const memoryLimit = 192 << 20
 
 // Main runs nixos-closure with the process's arguments and returns its exit
 // status.
@@ -46,9 +55,11 @@ func Main() int {
 	a := &app{
 		stdout:  os.Stdout,
 		colour:  term.IsTerminal(int(os.Stdout.Fd())),
-		console: resource.NewConsole(os.Stderr, os.Getenv),
+		console: console.New(os.Stderr, os.Getenv, words),
 	}
-	ctx := resource.Start()
+	debug.SetMemoryLimit(memoryLimit)
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the program
 	if status, ok := a.helper(ctx, os.Args[1:]); ok {
 		return status
 	}
@@ -58,7 +69,7 @@ func Main() int {
 		err = errors.New("interrupted")
 	}
 	if err != nil && !a.began {
-		err = misuse{explain(cmd, err)}
+		err = hint.Usage(explain(cmd, err))
 	}
 	if outcome := (followed{}); err != nil && !errors.As(err, &outcome) {
 		a.console.Fail(err)
@@ -74,13 +85,14 @@ func newRoot(a *app) *cobra.Command {
 which say which closure a host should run.
 
 Where a command takes REF, that is a generation: POINTER:12, POINTER for its
-newest, or 12 for one of the pointer that the source names.
+newest, or 12 for one of the pointer that --pointer names.
 
-The source has the keys of a pipeline's. They come from the file of --config, in
-YAML or JSON; from the environment, as NIXOS_CLOSURE_SIGNING_KEY for signing_key;
-and from flags. What comes later in this list wins.
+Which cache, whose keys and which pointer are meant, the keys of a pipeline's source
+say. They come from the file of --config, in YAML or JSON; from the environment, as
+NIXOS_CLOSURE_SIGNING_KEY for signing_key; and from flags. What comes later in this
+list wins.
 
-Exit status: 0 done; 1 failed; 2 wrong arguments or source, nothing was done;
+Exit status: 0 done; 1 failed; 2 wrong arguments or settings, nothing was done;
 3 verify has found damage; 4 refused to move the pointer, because it has moved
 meanwhile or has a newer promotion. That of follow may be one of its own, too.`,
 		Version:            version.Number,
@@ -106,45 +118,35 @@ meanwhile or has a newer promotion. That of follow may be one of its own, too.`,
 type app struct {
 	stdout   io.Writer
 	colour   bool // of what goes there
-	console  *resource.Console
+	console  *console.Console
 	settings settings
 	asJSON   bool
 	began    bool // the arguments were understood
 }
 
-// open opens the source, with another pointer than it names unless that is "".
-func (a *app) open(ctx context.Context, name pointer.Name) (*resource.Engine, error) {
-	source, err := a.settings.source(name)
+// open opens the site, with another pointer than its settings name unless name is
+// "", and returns it with that pointer.
+func (a *app) open(ctx context.Context, name pointer.Name) (*site.Site, *site.Pointer, error) {
+	config, _, err := a.settings.read(name, true)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return resource.Open(ctx, source, a.console)
+	s, err := site.Open(ctx, config)
+	if err != nil {
+		return nil, nil, err
+	}
+	return s, s.Pointer(config.Pointer), nil
 }
 
-// A request is one that Concourse could make of a put or a get.
-type request struct {
-	Source  json.RawMessage `json:"source"`
-	Version map[string]any  `json:"version,omitempty"`
-	Params  map[string]any  `json:"params"`
-}
-
-// run runs a put or a get in a directory and prints its answer.
-func (a *app) run(ctx context.Context, story func(context.Context, resource.Step) (any, error), r request, dir string) error {
-	stdin, err := json.Marshal(r)
+// openToBuild opens the site, and says how to use Nix.
+func (a *app) openToBuild(ctx context.Context, needPointer bool) (*site.Site, build.Nix, error) {
+	config, nix, err := a.settings.read("", needPointer)
 	if err != nil {
-		return err
+		return nil, nix, err
 	}
-	answer, err := story(ctx, resource.Step{Stdin: strings.NewReader(string(stdin)), Dir: dir, Getenv: os.Getenv, Console: a.console})
-	if err != nil {
-		return err
-	}
-	return a.printAnswer(answer.(resource.Answer))
+	s, err := site.Open(ctx, config)
+	return s, nix, err
 }
-
-// A misuse is an error of whoever has typed the command.
-type misuse struct{ error }
-
-func (m misuse) Unwrap() error { return m.error }
 
 // A damage is that of closures that were verified.
 type damage struct{ error }
@@ -153,7 +155,6 @@ func (d damage) Unwrap() error { return d.error }
 
 // status is the exit status for an error.
 func status(err error) int {
-	var wrong misuse
 	var broken damage
 	var moved *pointer.MovedError
 	var older *pointer.OlderError
@@ -163,7 +164,7 @@ func status(err error) int {
 		return done
 	case errors.As(err, &run):
 		return run.outcome.Result.Status()
-	case errors.As(err, &wrong), resource.IsMistake(err):
+	case hint.IsUsage(err):
 		return misused
 	case errors.As(err, &broken):
 		return damaged

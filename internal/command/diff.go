@@ -1,6 +1,11 @@
 package command
 
-import "github.com/spf13/cobra"
+import (
+	"github.com/spf13/cobra"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
+)
 
 func newDiff(a *app) *cobra.Command {
 	return &cobra.Command{
@@ -13,18 +18,21 @@ Nothing is downloaded but two manifests.`,
 		Args:              cobra.ExactArgs(2),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			_, before, err := a.findArg(cmd.Context(), args, 0)
+			before, err := a.findArg(cmd.Context(), args, 0)
 			if err != nil {
 				return err
 			}
-			engine, after, err := a.findArg(cmd.Context(), args, 1)
+			after, err := a.findArg(cmd.Context(), args, 1)
 			if err != nil {
 				return err
 			}
-			changed, err := engine.Compare(cmd.Context(), before, after)
-			if err != nil {
-				return err
+			var closures [2]*cache.Closure
+			for i, g := range []found{before, after} {
+				if closures[i], err = g.site.Cache.Closure(cmd.Context(), g.Path); err != nil {
+					return err
+				}
 			}
+			changed := site.Compare(&before.Generation, closures[0], after.Generation, closures[1])
 			if a.asJSON {
 				return a.printJSON(changed)
 			}

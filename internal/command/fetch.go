@@ -4,11 +4,11 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"strconv"
 
 	"github.com/spf13/cobra"
 
-	"github.com/nixos-closure/nixos-closure-resource/resource"
+	"github.com/nixos-closure/nixos-closure-resource/internal/download"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
 func newFetch(a *app) *cobra.Command {
@@ -20,35 +20,39 @@ func newFetch(a *app) *cobra.Command {
 verify everything on the way. It gets the files that a get of the resource leaves.`,
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			r, err := parseReference(args[0])
+			ref, err := parseReference(args[0])
 			if err != nil {
 				return err
 			}
-			_, g, err := a.find(cmd.Context(), r)
-			if err != nil {
-				return err
+			r := download.Request{Console: a.console, Generation: ref.number, Dir: args[1]}
+			if r.Format, err = download.ParseFormat(format); err != nil {
+				return hint.Usage(err)
 			}
-			source, err := a.settings.source(r.pointer)
-			if err != nil {
-				return err
-			}
-			params := map[string]any{"format": format}
 			if compression != "" {
-				params["compression"] = compression
+				if r.Compression, err = download.ParseCompression(compression); err != nil {
+					return hint.Usage(err)
+				}
+				if r.Format != download.Archive {
+					return hint.Usage(errors.New("--compression is of an archive: want --format archive, too"))
+				}
 			}
+			s, p, err := a.open(cmd.Context(), ref.pointer)
+			if err != nil {
+				return err
+			}
+			r.Site, r.Pointer = s, p.Name
 			made := os.Mkdir(args[1], 0o777)
 			if made != nil && !errors.Is(made, fs.ErrExist) {
 				return made
 			}
-			err = a.run(cmd.Context(), resource.In, request{
-				Source:  source,
-				Version: map[string]any{"generation": strconv.FormatUint(g.Number, 10), "path": g.Path},
-				Params:  params,
-			}, args[1])
-			if err != nil && made == nil {
-				os.Remove(args[1])
+			result, err := download.Run(cmd.Context(), r)
+			if err != nil {
+				if made == nil {
+					os.Remove(args[1])
+				}
+				return err
 			}
-			return err
+			return a.printGeneration(p.Name, result.Generation)
 		},
 	}
 	cmd.Flags().StringVar(&format, "format", "rootfs", "`what` to leave: rootfs (a task's image, which is a store), cache (a binary cache), result (the files of the path alone), archive (a tar of a store) or none (only the small files)")

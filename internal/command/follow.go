@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/host"
 )
 
@@ -43,7 +44,7 @@ unreachable: the pointer or the closure could not be read.`,
 			}
 			if mode != "" {
 				if h.Config, err = h.Config.WithMode(host.Mode(mode)); err != nil {
-					return misuse{err}
+					return hint.Usage(err)
 				}
 			}
 			outcome, err := h.Follow(cmd.Context(), request)

@@ -4,6 +4,8 @@ import (
 	"strconv"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 )
 
 func newHistory(a *app) *cobra.Command {
@@ -17,11 +19,11 @@ func newHistory(a *app) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			engine, err := a.open(cmd.Context(), name)
+			_, p, err := a.open(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
-			history, err := engine.History(cmd.Context())
+			history, err := a.history(cmd.Context(), p)
 			if err != nil {
 				return err
 			}
@@ -31,7 +33,7 @@ func newHistory(a *app) *cobra.Command {
 			rows := [][]string{{"GENERATION", "CREATED", "REVISION", "PATH", "MESSAGE"}}
 			for _, g := range history.Generations {
 				rows = append(rows, []string{
-					strconv.FormatUint(g.Number, 10), moment(g.Created), brief(g.Details.Revision), g.Path.String(), g.Details.Message,
+					strconv.FormatUint(g.Number, 10), console.Time(g.Created), brief(g.Details.Revision), g.Path.String(), g.Details.Message,
 				})
 			}
 			return a.printTable(rows)

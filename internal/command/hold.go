@@ -23,10 +23,10 @@ is under way is finished. 'release' lets it move before that.`,
 		RunE: func(*cobra.Command, []string) error {
 			end, err := parseUntil(until, time.Now())
 			if err != nil {
-				return misuse{err}
+				return hint.Usage(err)
 			}
 			if reason == "" {
-				return misuse{hint.With(errors.New("why?"), "--reason is for whoever wonders that this machine doesn't move")}
+				return hint.Usage(hint.With(errors.New("why?"), "--reason is for whoever wonders that this machine doesn't move"))
 			}
 			config, err := a.hostConfig()
 			if err != nil {

@@ -2,7 +2,6 @@ package command
 
 import (
 	"context"
-	"encoding/json"
 	"os"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -16,19 +15,13 @@ const hostKey = "host"
 
 // hostConfig is how this machine follows.
 func (a *app) hostConfig() (host.Config, error) {
-	content, err := a.settings.fromFile()
+	content, _, err := a.settings.fromFile()
 	if err != nil {
 		return host.Config{}, err
 	}
-	var data []byte
-	if said, ok := content[hostKey]; ok {
-		if data, err = json.Marshal(said); err != nil {
-			return host.Config{}, err
-		}
-	}
-	config, err := host.ParseConfig(data)
+	config, err := host.ParseConfig(content[hostKey])
 	if err != nil {
-		return host.Config{}, misuse{err}
+		return host.Config{}, hint.Usage(err)
 	}
 	return config, nil
 }
@@ -40,22 +33,24 @@ func (a *app) host(ctx context.Context, name pointer.Name) (*host.Host, error) {
 	if err != nil {
 		return nil, err
 	}
-	engine, err := a.open(ctx, name)
+	s, p, err := a.open(ctx, name)
 	if err != nil {
 		return nil, err
 	}
-	h := &host.Host{Config: config, Log: a.console.Say}
-	h.Pointer, h.Cache, h.Reports = engine.Followed()
-	h.Reach = func(ctx context.Context) error {
-		again, err := a.open(ctx, name) // with connections of its own
-		if err != nil {
+	return &host.Host{
+		Config:  config,
+		Pointer: p.Pointer,
+		Cache:   s.Cache,
+		Reports: s.Store,
+		Reach: func(ctx context.Context) error {
+			_, again, err := a.open(ctx, name) // with connections of its own
+			if err == nil {
+				_, err = again.Read(ctx)
+			}
 			return err
-		}
-		p, _, _ := again.Followed()
-		_, err = p.Read(ctx)
-		return err
-	}
-	return h, nil
+		},
+		Log: a.console.Say,
+	}, nil
 }
 
 // helper runs what a host has begun by this program itself, if the arguments say

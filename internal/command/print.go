@@ -6,11 +6,12 @@ import (
 	"io"
 	"strings"
 	"text/tabwriter"
-	"time"
 	"unicode"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/changes"
-	"github.com/nixos-closure/nixos-closure-resource/resource"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 // printJSON prints v for programs.
@@ -34,17 +35,32 @@ func (a *app) printTable(rows [][]string) error {
 	return w.Flush()
 }
 
-// printAnswer prints what a put or a get has answered.
-func (a *app) printAnswer(answer resource.Answer) error {
-	if a.asJSON {
-		return a.printJSON(answer)
-	}
-	return a.printMetadata(answer.Metadata)
+// An answer is what Concourse would be told of a version, in JSON.
+type answer struct {
+	Version  answerVersion `json:"version"`
+	Metadata site.Rows     `json:"metadata"`
 }
 
-func (a *app) printMetadata(m resource.Metadata) error {
+type answerVersion struct {
+	Generation uint64        `json:"generation,string"`
+	Path       nix.StorePath `json:"path"`
+}
+
+// printGeneration prints a generation that was made or fetched, with further rows.
+func (a *app) printGeneration(name pointer.Name, g pointer.Generation, more ...site.Row) error {
+	rows := site.Describe(name, g)
+	for _, row := range more {
+		rows.Add(row.Name, row.Value)
+	}
+	if a.asJSON {
+		return a.printJSON(answer{answerVersion{g.Number, g.Path}, rows})
+	}
+	return a.printRows(rows)
+}
+
+func (a *app) printRows(all site.Rows) error {
 	var rows [][]string
-	for _, row := range m {
+	for _, row := range all {
 		rows = append(rows, []string{row.Name, row.Value})
 	}
 	return a.printTable(rows)
@@ -64,6 +80,3 @@ func printable(s string) string {
 		return unicode.ReplacementChar
 	}, s)
 }
-
-// moment writes seconds since 1970.
-func moment(unix int64) string { return time.Unix(unix, 0).UTC().Format(time.RFC3339) }

@@ -2,67 +2,99 @@ package command
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/spf13/cobra"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/download"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
+	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 func newPromote(a *app) *cobra.Command {
 	var to []string
 	var allowOlder bool
-	var p publication
+	var m move
 	cmd := &cobra.Command{
 		Use:   "promote REF",
 		Short: "Move the pointer to what was tested under another one",
-		Long: `Give the source's pointer a generation with the path of another pointer's: nothing
-is built, and nothing is uploaded that is in the cache. If the source has from, the
+		Long: `Give the settings' pointer a generation with the path of another pointer's: nothing
+is built, and nothing is uploaded that is in the cache. If the settings have from, the
 other pointer is in that cache. REF may also be the directory of a get or a fetch.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			candidate := args[0]
-			if _, err := os.Stat(filepath.Join(candidate, "generation.json")); err != nil {
-				if candidate, err = os.MkdirTemp("", "nixos-closure-"); err != nil {
-					return err
+			r := publish.Request{AllowOlder: allowOlder}
+			for _, name := range to {
+				parsed, err := pointer.ParseName(name)
+				if err != nil {
+					return hint.Usage(err)
 				}
-				defer os.RemoveAll(candidate)
-				if err := a.candidate(cmd.Context(), args[0], candidate); err != nil {
-					return err
-				}
+				r.To = append(r.To, parsed)
 			}
-			directory, err := inRoot(candidate)
+			s, _, err := a.open(cmd.Context(), "")
 			if err != nil {
 				return err
 			}
-			params := map[string]any{"promote": directory, "allow_older": allowOlder}
-			if len(to) > 0 {
-				params["to"] = to
+			if r.Candidate, err = promotion(cmd.Context(), s, args[0]); err != nil {
+				return err
 			}
-			return a.publish(cmd.Context(), p, params)
+			return a.publish(cmd.Context(), s, m, r)
 		},
 	}
 	flags := cmd.Flags()
-	flags.StringSliceVar(&to, "to", nil, "further `pointers` to move, before the source's own")
+	flags.StringSliceVar(&to, "to", nil, "further `pointers` to move, before the settings' own")
 	flags.BoolVar(&allowOlder, "allow-older", false, "promote it although a later one was promoted before")
-	p.addFlags(flags)
+	m.addFlags(flags)
 	return cmd
 }
 
-// candidate leaves in a directory what a promotion takes of a get.
-func (a *app) candidate(ctx context.Context, ref, dir string) error {
-	r, err := parseReference(ref)
+// promotion returns what a person names to be promoted: the directory of a get, or
+// a reference.
+func promotion(ctx context.Context, s *site.Site, name string) (publish.Promotion, error) {
+	if _, err := os.Stat(filepath.Join(name, download.GenerationFile)); err == nil {
+		return readPromotion(name)
+	}
+	r, err := parseReference(name)
 	if err != nil {
-		return err
+		return publish.Promotion{}, err
 	}
 	if r.pointer == "" {
-		return misuse{hint.With(errors.New("promoted from which pointer?"), "want POINTER, POINTER:12, or the directory of a get")}
+		return publish.Promotion{}, hint.Usage(hint.With(errors.New("promoted from which pointer?"), "want POINTER, POINTER:12, or the directory of a get"))
 	}
-	engine, err := a.open(ctx, "")
+	return publish.FindPromotion(ctx, s, r.pointer, r.number)
+}
+
+// readPromotion reads the generation that a get or a fetch has left.
+func readPromotion(dir string) (p publish.Promotion, err error) {
+	name, err := os.ReadFile(filepath.Join(dir, "pointer"))
 	if err != nil {
-		return err
+		return p, err
 	}
-	return engine.Candidate(ctx, r.pointer, r.number, dir)
+	if p.Pointer, err = pointer.ParseName(strings.TrimSpace(string(name))); err != nil {
+		return p, fmt.Errorf("%s: %w", filepath.Join(dir, "pointer"), err)
+	}
+	file := filepath.Join(dir, download.GenerationFile)
+	data, err := os.ReadFile(file)
+	if err == nil {
+		err = json.Unmarshal(data, &p.Generation)
+	}
+	if err != nil {
+		return p, fmt.Errorf("%s: %w", file, err)
+	}
+	if cache := filepath.Join(dir, "cache"); isDir(cache) {
+		p.CacheDir = cache
+	}
+	return p, nil
+}
+
+func isDir(name string) bool {
+	info, err := os.Stat(name)
+	return err == nil && info.IsDir()
 }

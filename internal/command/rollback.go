@@ -4,6 +4,9 @@ import (
 	"os"
 
 	"github.com/spf13/cobra"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 func newRollback(a *app) *cobra.Command {
@@ -23,15 +26,18 @@ uploaded.`,
 			if err != nil {
 				return err
 			}
-			engine, err := a.open(cmd.Context(), name)
+			s, p, err := a.open(cmd.Context(), name)
 			if err != nil {
 				return err
 			}
-			answer, err := engine.Rollback(cmd.Context(), to, reason, os.Getenv)
+			move, err := publish.Rollback(cmd.Context(), publish.RollbackRequest{
+				Site: s, Console: a.console, Pointer: p.Name, To: to, Reason: reason,
+				Provenance: site.Provenance(os.Getenv, s.Provenance),
+			})
 			if err != nil {
 				return err
 			}
-			return a.printAnswer(answer)
+			return a.printGeneration(p.Name, move.Generation)
 		},
 	}
 	cmd.Flags().Uint64Var(&to, "to", 0, "the `generation` to go back to")

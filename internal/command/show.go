@@ -5,7 +5,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/nixos-closure/nixos-closure-resource/resource"
+	"github.com/nixos-closure/nixos-closure-resource/internal/changes"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 func newShow(a *app) *cobra.Command {
@@ -15,21 +16,25 @@ func newShow(a *app) *cobra.Command {
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			engine, g, err := a.findArg(cmd.Context(), args, 0)
+			g, err := a.findArg(cmd.Context(), args, 0)
 			if err != nil {
 				return err
 			}
 			if a.asJSON {
-				return a.printJSON(g)
+				return a.printJSON(g.Generation)
 			}
-			rows := engine.Describe(g)
+			rows := site.Describe(g.pointer.Name, g.Generation)
 			for _, s := range g.Signatures {
-				rows = append(rows, resource.Row{Name: "signed by", Value: s.Name})
+				rows.Add("signed by", s.Name)
 			}
-			if err := a.printMetadata(rows); err != nil {
+			if err := a.printRows(rows); err != nil {
 				return err
 			}
-			changed, err := engine.Changes(cmd.Context(), g)
+			var changed *changes.Changes
+			closure, err := g.pointer.Closure(cmd.Context(), g.Generation)
+			if err == nil {
+				changed, err = g.pointer.Changes(cmd.Context(), g.history, g.Generation, closure, g.site.Cache.Closure)
+			}
 			if err != nil {
 				a.console.Warn("%v", err)
 				return nil

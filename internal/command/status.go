@@ -7,6 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/host"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
@@ -56,7 +57,7 @@ func describeHost(s host.Status) [][]string {
 		rows = append(rows, []string{"proven", "generation " + strconv.FormatUint(s.ProvenGeneration, 10)})
 	}
 	for _, failure := range s.Failed {
-		rows = append(rows, []string{"failed", fmt.Sprintf("generation %d, on %s: %s", failure.Number, moment(failure.At), failure.Reason)})
+		rows = append(rows, []string{"failed", fmt.Sprintf("generation %d, on %s: %s", failure.Number, console.Time(failure.At), failure.Reason)})
 	}
 	if s.Trial != nil {
 		rows = append(rows, []string{"trial", fmt.Sprintf("generation %d, under way or left by a run that has ended", s.Trial.Number)})
@@ -68,7 +69,7 @@ func describeHost(s host.Status) [][]string {
 		rows = append(rows, []string{"reports as", s.PublicKey})
 	}
 	if s.Last.Result != "" {
-		rows = append(rows, []string{"last run", fmt.Sprintf("%s, %s: %s", moment(s.Last.At), s.Last.Result, s.Last.Sentence)})
+		rows = append(rows, []string{"last run", fmt.Sprintf("%s, %s: %s", console.Time(s.Last.At), s.Last.Result, s.Last.Sentence)})
 	} else {
 		rows = append(rows, []string{"last run", "none yet"})
 	}

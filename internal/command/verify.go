@@ -9,10 +9,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
-	"github.com/nixos-closure/nixos-closure-resource/resource"
+	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
 func newVerify(a *app) *cobra.Command {
@@ -27,17 +28,13 @@ means damage.`,
 		Args:              cobra.MaximumNArgs(1),
 		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			engine, generations, err := a.toVerify(cmd.Context(), args, all)
+			s, p, generations, err := a.toVerify(cmd.Context(), args, all)
 			if err != nil {
 				return err
 			}
-			findings, err := engine.Verify(cmd.Context(), generations, deep)
+			reports, err := a.verify(cmd.Context(), s, p.Name, generations, deep)
 			if err != nil {
 				return err
-			}
-			reports := make([]report, len(findings))
-			for i, f := range findings {
-				reports[i] = newReport(engine.Pointer(), f)
 			}
 			if err := a.printReports(reports); err != nil {
 				return err
@@ -51,24 +48,52 @@ means damage.`,
 }
 
 // toVerify returns the generations to verify: one, or all of its pointer's.
-func (a *app) toVerify(ctx context.Context, args []string, all bool) (*resource.Engine, []pointer.Generation, error) {
+func (a *app) toVerify(ctx context.Context, args []string, all bool) (*site.Site, *site.Pointer, []pointer.Generation, error) {
 	if !all {
-		engine, g, err := a.findArg(ctx, args, 0)
-		return engine, []pointer.Generation{g}, err
+		g, err := a.findArg(ctx, args, 0)
+		return g.site, g.pointer, []pointer.Generation{g.Generation}, err
 	}
 	name, err := pointerArg(args)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	engine, err := a.open(ctx, name)
+	s, p, err := a.open(ctx, name)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	history, err := engine.History(ctx)
+	history, err := a.history(ctx, p)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
-	return engine, history.Generations, nil
+	return s, p, history.Generations, nil
+}
+
+// verify looks at the closures of generations as a host's Nix would, and, if deep,
+// downloads them. Damage is not an error, but in the reports.
+func (a *app) verify(ctx context.Context, s *site.Site, name pointer.Name, generations []pointer.Generation, deep bool) ([]report, error) {
+	roots := make([]nix.StorePath, len(generations))
+	for i, g := range generations {
+		roots[i] = g.Path
+	}
+	meter := new(cache.Meter)
+	if deep {
+		defer a.console.Progress("verifying", meter)()
+	}
+	verifications, err := s.Cache.Verify(ctx, roots, deep, meter)
+	if err != nil {
+		return nil, err
+	}
+	reports := make([]report, len(generations))
+	for i, v := range verifications {
+		if !v.NarHash.IsZero() {
+			root := cache.NarInfo{PathInfo: nix.PathInfo{NarHash: v.NarHash}}
+			if err := site.CheckUnchanged(generations[i], &root, s.Cache); err != nil {
+				v.Damage = append(v.Damage, cache.Damage{Path: generations[i].Path, Keep: true, Err: err})
+			}
+		}
+		reports[i] = newReport(name, generations[i], v)
+	}
+	return reports, nil
 }
 
 // A report is what was found of a generation, in JSON.
@@ -88,16 +113,15 @@ type problem struct {
 	Advice  []string      `json:"advice,omitempty"` // if deleting is no remedy
 }
 
-func newReport(name pointer.Name, f resource.Finding) report {
-	v := f.Verification
+func newReport(name pointer.Name, g pointer.Generation, v cache.Verification) report {
 	r := report{
-		Pointer: name, Generation: f.Generation.Number, Path: f.Generation.Path,
+		Pointer: name, Generation: g.Number, Path: g.Path,
 		Paths: v.Paths, NarSize: v.NarSize, Damage: []problem{}, Delete: append([]string{}, v.Stale()...),
 	}
 	for _, d := range v.Damage {
 		p := problem{Path: d.Path, Problem: d.Err.Error()}
 		if d.Keep {
-			p.Advice = hint.Of(d.Err)
+			p.Advice = hint.Worded(d.Err, words)
 		}
 		r.Damage = append(r.Damage, p)
 	}

@@ -8,7 +8,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 )
 
 // newBootingMachine is one that may be rebooted, by a command that does what kexec
@@ -181,7 +181,7 @@ func TestKilledInABootTrial(t *testing.T) {
 // What kexec is told, as NixOS has it in boot.json, or from before there was one.
 func TestKexecArguments(t *testing.T) {
 	newMachine(t) // whose store it is
-	store, err := nixstore.Open(t.Context(), nixstore.Options{})
+	store, err := nixcmd.Open(t.Context(), nixcmd.Options{})
 	must(t, err)
 	r := &run{store: store, config: Defaults()}
 	r.config.Reboot = Kexec

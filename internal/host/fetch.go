@@ -10,7 +10,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/substituter"
 )
@@ -76,7 +76,7 @@ func (r *run) fetchByUs(ctx context.Context, g pointer.Generation) error {
 	}
 	defer server.Close()
 	server.Know(closure)
-	fetching, err := nixstore.Open(ctx, nixstore.Options{Settings: nixstore.Settings{
+	fetching, err := nixcmd.Open(ctx, nixcmd.Options{Settings: nixcmd.Settings{
 		Substituters: server.URLs(),
 		PublicKeys:   server.PublicKeys(),
 	}})

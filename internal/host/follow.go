@@ -10,7 +10,7 @@ import (
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
@@ -22,8 +22,8 @@ type run struct {
 	state   *State
 	boot    string // names the present boot
 	units   Units
-	kind    Kind            // of the trial that is to begin
-	store   *nixstore.Store // nil until somebody needs it
+	kind    Kind          // of the trial that is to begin
+	store   *nixcmd.Store // nil until somebody needs it
 }
 
 // Follow makes one run. An error is one of the run itself, such as a disk that
@@ -176,12 +176,12 @@ func (r *run) system() (System, error) {
 }
 
 // open opens the store once somebody needs it.
-func (r *run) openStore(ctx context.Context) (*nixstore.Store, error) {
+func (r *run) openStore(ctx context.Context) (*nixcmd.Store, error) {
 	if r.store != nil {
 		return r.store, nil
 	}
 	var err error
-	r.store, err = nixstore.Open(ctx, nixstore.Options{})
+	r.store, err = nixcmd.Open(ctx, nixcmd.Options{})
 	return r.store, err
 }
 

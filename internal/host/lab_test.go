@@ -19,7 +19,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
@@ -93,7 +93,7 @@ func (l *lab) build(t *testing.T) {
 	for name, value := range envMap(store.Env()) {
 		t.Setenv(name, value)
 	}
-	ours, err := nixstore.Open(t.Context(), nixstore.Options{})
+	ours, err := nixcmd.Open(t.Context(), nixcmd.Options{})
 	must(t, err)
 	c := cache.New(blob.NewDirectory(l.dir), cache.Config{RequireSigs: true, SigningKeys: []nix.SecretKey{l.key}})
 	built, infos := map[string]nix.StorePath{}, map[string]nix.PathInfo{}

@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
@@ -159,7 +159,7 @@ func (r *run) bootsOtherwise(path nix.StorePath) (bool, error) {
 
 // storePathFile is where the file is, on this machine, that a link in a path
 // leads to.
-func storePathFile(store *nixstore.Store, path nix.StorePath, name string) (string, error) {
+func storePathFile(store *nixcmd.Store, path nix.StorePath, name string) (string, error) {
 	file := filepath.Join(store.RealPath(path), name)
 	target, err := os.Readlink(file)
 	if err != nil {

@@ -23,65 +23,92 @@ import (
 //	text:sha256:<hash>      a file, by its content; may refer to other paths
 //	fixed:<algo>:<hash>     a file that isn't executable, by its content
 //	fixed:r:<algo>:<hash>   any tree, by its NAR
+//	fixed:git:<algo>:<hash> any tree, as git hashes it; that can't be recomputed here
+//
+// The zero ContentAddress is none. It is comparable, and what it prints holds
+// nothing but the above.
 type ContentAddress struct {
-	text bool // text:
-	nar  bool // fixed:r:
-	hash *nixhash.HashWithEncoding
+	method string // what stands before the hash's algorithm, with the last colon
+	hash   string // <algo>:<hash>, in nix32
 }
 
-// ParseContentAddress parses the CA of a path. Addresses by git tree hash are
-// an error.
+const (
+	textMethod = "text:"
+	flatMethod = "fixed:"
+	narMethod  = "fixed:r:"
+	gitMethod  = "fixed:git:"
+)
+
+// ParseContentAddress parses the CA of a path; "" is none.
 func ParseContentAddress(s string) (ContentAddress, error) {
-	var ca ContentAddress
-	rest, ok := strings.CutPrefix(s, "text:")
-	if ok {
-		ca.text = true
-	} else if rest, ok = strings.CutPrefix(s, "fixed:"); ok {
-		rest, ca.nar = strings.CutPrefix(rest, "r:")
+	if s == "" {
+		return ContentAddress{}, nil
 	}
-	if !ok {
-		return ca, fmt.Errorf("%q is not a content address that can be recomputed (text:…, fixed:…)", s)
+	for _, method := range []string{textMethod, narMethod, gitMethod, flatMethod} { // the last is a prefix of others
+		rest, ok := strings.CutPrefix(s, method)
+		if !ok {
+			continue
+		}
+		hash, err := nixhash.ParseAny(rest, nil)
+		if err != nil || method == textMethod && hash.Algo() != nixhash.SHA256 {
+			return ContentAddress{}, fmt.Errorf("%.100q is not a content address: its hash is not one", s)
+		}
+		return ContentAddress{method, hash.Format(nixhash.NixBase32, true)}, nil
 	}
-	var err error
-	ca.hash, err = nixhash.ParseAny(rest, nil)
-	if err != nil || ca.text && ca.hash.Algo() != nixhash.SHA256 {
-		return ca, fmt.Errorf("%q is not a content address: its hash is not one", s)
+	return ContentAddress{}, fmt.Errorf("%.100q is not a content address (text:…, fixed:…)", s)
+}
+
+// IsZero says whether it is no content address.
+func (ca ContentAddress) IsZero() bool { return ca == ContentAddress{} }
+
+// String writes the address as Nix does; "" if it is none.
+func (ca ContentAddress) String() string { return ca.method + ca.hash }
+
+// parsed is the hash of the address, which isn't zero.
+func (ca ContentAddress) parsed() *nixhash.HashWithEncoding {
+	hash, err := nixhash.ParseAny(ca.hash, nil)
+	if err != nil {
+		panic(err) // ParseContentAddress has taken it
 	}
-	return ca, nil
+	return hash
 }
 
 // IsNAR says whether the hash is that of the NAR; otherwise it is that of the
 // content of the NAR's only file.
-func (ca ContentAddress) IsNAR() bool { return ca.nar }
+func (ca ContentAddress) IsNAR() bool { return ca.method == narMethod }
 
 // NewHash returns the hash function of the address.
-func (ca ContentAddress) NewHash() hash.Hash { return ca.hash.Algo().Func().New() }
+func (ca ContentAddress) NewHash() hash.Hash { return ca.parsed().Algo().Func().New() }
 
 // Matches says whether sum is the hash of the address.
-func (ca ContentAddress) Matches(sum []byte) bool { return slices.Equal(sum, ca.hash.Digest()) }
+func (ca ContentAddress) Matches(sum []byte) bool { return slices.Equal(sum, ca.parsed().Digest()) }
 
 // check returns an error unless the path of i follows from its name, its
 // references and the address (Nix, src/libstore/store-dir-config.cc).
 func (ca ContentAddress) check(i *PathInfo) error {
+	if ca.method == gitMethod {
+		return errors.New("a content address of git can't be recomputed")
+	}
 	if slices.Contains(i.References, i.Path) {
 		return errors.New("a content address with a reference to itself can't be recomputed")
 	}
 	kind := "source"
-	if ca.text {
+	if ca.method == textMethod {
 		kind = "text"
 	}
-	digest := ca.hash.Digest()
-	if !ca.text && !(ca.nar && ca.hash.Algo() == nixhash.SHA256) {
+	hash := ca.parsed()
+	digest := hash.Digest()
+	if ca.method != textMethod && !(ca.IsNAR() && hash.Algo() == nixhash.SHA256) {
 		// What fetchers and fixed-output derivations make.
 		if len(i.References) > 0 {
 			return errors.New("this kind of content address has no references")
 		}
 		kind = "output:out"
 		inner := "fixed:out:"
-		if ca.nar {
+		if ca.IsNAR() {
 			inner += "r:"
 		}
-		sum := sha256.Sum256([]byte(inner + ca.hash.Format(nixhash.Base16, true) + ":"))
+		sum := sha256.Sum256([]byte(inner + hash.Format(nixhash.Base16, true) + ":"))
 		digest = sum[:]
 	}
 	for _, ref := range i.References {
@@ -91,7 +118,7 @@ func (ca ContentAddress) check(i *PathInfo) error {
 	if want := nixbase32.EncodeToString(fold(sum[:])); want != i.Path.HashPart() {
 		return fmt.Errorf("it belongs to %s/%s-%s", StoreDir, want, i.Path.Name())
 	}
-	if ca.nar && ca.hash.Algo() == nixhash.SHA256 && !ca.Matches(i.NarHash[:]) {
+	if ca.IsNAR() && hash.Algo() == nixhash.SHA256 && !ca.Matches(i.NarHash[:]) {
 		return errors.New("it is not that of the NAR")
 	}
 	return nil
@@ -106,15 +133,14 @@ func fold(sum []byte) []byte {
 	return folded
 }
 
-// CheckContentAddress returns the path's content address if its store path
-// follows from it. That the content does, too, remains to be seen.
-func (i *PathInfo) CheckContentAddress() (ContentAddress, error) {
-	ca, err := ParseContentAddress(i.CA)
-	if err == nil {
-		err = ca.check(i)
+// CheckContentAddress returns an error unless the store path follows from its
+// content address. That the content does, too, remains to be seen.
+func (i *PathInfo) CheckContentAddress() error {
+	if i.CA.IsZero() {
+		return fmt.Errorf("%s has no content address", i.Path)
 	}
-	if err != nil {
-		return ContentAddress{}, fmt.Errorf("content address %s of %s: %w", i.CA, i.Path, err)
+	if err := i.CA.check(i); err != nil {
+		return fmt.Errorf("content address %s of %s: %w", i.CA, i.Path, err)
 	}
-	return ca, nil
+	return nil
 }

@@ -6,15 +6,19 @@ import (
 	"strings"
 )
 
+// MaxNarSize bounds the size of a NAR, in bytes, so that sums of sizes can't
+// overflow: a tebibyte for each of millions of paths.
+const MaxNarSize = 1 << 40
+
 // A PathInfo is what a store knows of a path: all of it that is signed, and
 // what else travels with it.
 type PathInfo struct {
 	Path       StorePath
 	NarHash    Hash
-	NarSize    int64       // in bytes, > 0
+	NarSize    int64       // in bytes, 1 to MaxNarSize
 	References []StorePath // sorted, each once; may include Path itself
 	Deriver    StorePath   // zero if unknown
-	CA         string      // content address as Nix writes it (fixed:r:sha256:…, text:sha256:…), or empty
+	CA         ContentAddress
 	Signatures []Signature // in the store's order
 }
 
@@ -50,4 +54,11 @@ func (i *PathInfo) Sign(keys []SecretKey) bool {
 func SortPaths(paths []StorePath) []StorePath {
 	slices.SortFunc(paths, StorePath.Compare)
 	return slices.Compact(paths)
+}
+
+// SortInfos returns a copy of infos, sorted by their paths.
+func SortInfos(infos []PathInfo) []PathInfo {
+	infos = slices.Clone(infos)
+	slices.SortFunc(infos, func(a, b PathInfo) int { return a.Path.Compare(b.Path) })
+	return infos
 }

@@ -39,10 +39,10 @@ func TestSample(t *testing.T) {
 		edges := slices.Concat(today, build("edge-cases.nix", "all"))
 		for what, is := range map[string]func(nix.PathInfo) bool{
 			"references itself":         func(i nix.PathInfo) bool { return slices.Contains(i.References, i.Path) },
-			"is a source":               func(i nix.PathInfo) bool { return i.CA != "" && i.Deriver.IsZero() },
-			"is a text with references": func(i nix.PathInfo) bool { return strings.HasPrefix(i.CA, "text:") && len(i.References) > 0 },
-			"is a flat download":        func(i nix.PathInfo) bool { return strings.HasPrefix(i.CA, "fixed:sha256:") },
-			"is a fixed tree":           func(i nix.PathInfo) bool { return i.CA != "" && !i.Deriver.IsZero() },
+			"is a source":               func(i nix.PathInfo) bool { return !i.CA.IsZero() && i.Deriver.IsZero() },
+			"is a text with references": func(i nix.PathInfo) bool { return strings.HasPrefix(i.CA.String(), "text:") && len(i.References) > 0 },
+			"is a flat download":        func(i nix.PathInfo) bool { return strings.HasPrefix(i.CA.String(), "fixed:sha256:") },
+			"is a fixed tree":           func(i nix.PathInfo) bool { return !i.CA.IsZero() && !i.Deriver.IsZero() },
 		} {
 			if !slices.ContainsFunc(edges, is) {
 				t.Errorf("no path of the samples %s", what)

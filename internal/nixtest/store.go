@@ -196,7 +196,11 @@ func (s *Store) pathInfos(t testing.TB, args ...string) []nix.PathInfo {
 		}
 		pathInfo := nix.PathInfo{
 			Path: s.path(t, info.Path), NarHash: info.NarHash, NarSize: info.NarSize,
-			References: nix.SortPaths(info.References), Deriver: info.Deriver, CA: info.CA,
+			References: nix.SortPaths(info.References), Deriver: info.Deriver,
+		}
+		var err error
+		if pathInfo.CA, err = nix.ParseContentAddress(info.CA); err != nil {
+			t.Fatal(err)
 		}
 		for _, text := range info.Signatures {
 			sig, err := nix.ParseSignature(text)
@@ -234,4 +238,15 @@ func TempDir(t testing.TB) string {
 		})
 	})
 	return dir
+}
+
+func Sign(t testing.TB, store *Store, root nix.StorePath, keys ...Key) {
+	t.Helper()
+	for _, key := range keys {
+		file := filepath.Join(t.TempDir(), "key")
+		if err := os.WriteFile(file, []byte(key.Secret), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		store.Run(t, "nix", "store", "sign", "--recursive", "--key-file", file, root.String())
+	}
 }

@@ -47,7 +47,7 @@ func (p *Pointer) checkOrigin(history *History, proposal Proposal) error {
 			return nil
 		}
 		return hint.With(fmt.Errorf("%s stays where it is: %w", p, &OlderError{origin.Pointer, origin.Generation, last.Generation}),
-			"a slow job must not undo a newer one; to go back on purpose, promote with allow_older: true")
+			"a slow job must not undo a newer one; to go back on purpose, promote with %s", hint.Term("allow_older: true"))
 	}
 	return nil
 }

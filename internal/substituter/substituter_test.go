@@ -16,14 +16,14 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/s3test"
 	"github.com/nixos-closure/nixos-closure-resource/internal/cache"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nixstore"
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixcmd"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 	"github.com/nixos-closure/nixos-closure-resource/internal/substituter"
 )
 
 // built is a closure in a local store of a real Nix.
 type built struct {
-	store *nixstore.Store
+	store *nixcmd.Store
 	root  nix.StorePath
 	infos []nix.PathInfo
 }
@@ -32,7 +32,7 @@ func build(t *testing.T, n *nixtest.Nix, attribute string) built {
 	t.Helper()
 	theirs := n.NewStore(t)
 	theirs.Setenv(t)
-	store, err := nixstore.Open(t.Context(), nixstore.Options{})
+	store, err := nixcmd.Open(t.Context(), nixcmd.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,282 @@
+package imports
+
+import (
+	"archive/tar"
+	"bufio"
+	"bytes"
+	"compress/gzip"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"math"
+	"os"
+	"path"
+	"slices"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/ctxio"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
+)
+
+// Whoever makes an archive may put anything into it. What holds here:
+//
+//   - A name is relative and has no "..", and what it names is not there yet,
+//     directories aside.
+//   - A file is created by its last name in an open directory, which was
+//     reached from the top through directories alone, never through symlinks;
+//     each step is taken within an os.Root.
+//   - There are files, directories, symlinks, which nothing here follows, and
+//     hard links to files and symlinks that came before (Nix makes both, by
+//     auto-optimise-store). Of permissions the owner's executable bit counts,
+//     which is what a NAR knows.
+//   - Sizes are counted before anything is written, and bounded by what the
+//     disk has free; entries and names are bounded, too.
+//
+// tarfs.ExtractEntry of concourse/go-archive v1.0.1 is not used, even for
+// entries that were checked: see docs/decisions.md.
+
+const (
+	maxEntries  = 4 << 20   // files, directories and links of an archive
+	maxNameSize = 4096      // bytes of a whole name, as Linux has it
+	maxWindow   = 128 << 20 // bytes of history that a zstd frame may ask for
+	maxTrailer  = 1 << 20   // bytes after the end; tar pads with 10 KiB or so
+)
+
+// A budget is what an archive may still take.
+type budget struct {
+	entries int64
+	bytes   int64
+}
+
+// unpackFile unpacks the archive in a file to an empty directory, and to no
+// more than half of what its disk has free.
+func unpackFile(ctx context.Context, name, dir string) error {
+	var disk unix.Statfs_t
+	if err := unix.Statfs(dir, &disk); err != nil {
+		return fmt.Errorf("looking how much space is left for unpacking: %w", err)
+	}
+	file, err := regular.OpenFile(name, math.MaxInt64)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return unpack(ctx, file, root, budget{maxEntries, int64(disk.Bavail) * disk.Bsize / 2})
+}
+
+// unpack unpacks an archive to an empty directory.
+func unpack(ctx context.Context, archive io.Reader, root *os.Root, budget budget) error {
+	plain, err := decompress(ctxio.NewReader(ctx, archive))
+	if err != nil {
+		return err
+	}
+	defer plain.Close()
+	u := &unpacker{root: root, in: root, dir: ".", left: budget}
+	defer u.leave()
+	entries := tar.NewReader(plain)
+	for {
+		header, err := entries.Next()
+		switch {
+		case err == io.EOF:
+			return finish(plain)
+		case errors.Is(err, tar.ErrHeader):
+			return hint.With(errors.New("it is not a tar, nor one that was compressed with gzip or zstd"), "tar czf store.tgz store makes one")
+		case err != nil:
+			return unreadable(err)
+		}
+		if err := u.entry(header, entries); err != nil {
+			return fmt.Errorf("unpacking the archive: %q: %w", header.Name, err)
+		}
+	}
+}
+
+func unreadable(err error) error {
+	return hint.With(fmt.Errorf("reading the archive: %w", err), "it was cut off or changed on the way, or is no archive at all")
+}
+
+// finish reads what comes after the archive: padding, and the checksum of gzip.
+func finish(plain io.Reader) error {
+	n, err := io.Copy(io.Discard, io.LimitReader(plain, maxTrailer))
+	if err != nil {
+		return unreadable(err)
+	}
+	if n == maxTrailer {
+		return errors.New("the archive goes on after its end")
+	}
+	return nil
+}
+
+// decompress looks at how r begins, and undoes its compression.
+func decompress(r io.Reader) (io.ReadCloser, error) {
+	buffered := bufio.NewReader(r)
+	start, err := buffered.Peek(4)
+	if err != nil && err != io.EOF {
+		return nil, err
+	}
+	switch {
+	case bytes.HasPrefix(start, []byte{0x1f, 0x8b}):
+		return gzip.NewReader(buffered)
+	case bytes.HasPrefix(start, []byte{0x28, 0xb5, 0x2f, 0xfd}):
+		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
+		if err != nil {
+			return nil, err
+		}
+		return d.IOReadCloser(), nil
+	}
+	return io.NopCloser(buffered), nil
+}
+
+// An unpacker creates the entries of an archive.
+type unpacker struct {
+	root *os.Root // where it all goes
+	in   *os.Root // the directory of the last entry
+	dir  string   // its name
+	left budget
+}
+
+func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
+	if header.Typeflag == tar.TypeXGlobalHeader {
+		return nil // what git says of a whole archive
+	}
+	name, err := local(header.Name)
+	if err != nil {
+		return err
+	}
+	if header.Typeflag == tar.TypeDir {
+		return u.enter(name)
+	}
+	if err := u.enter(path.Dir(name)); err != nil {
+		return err
+	}
+	if err := u.spend(header.Size); err != nil {
+		return err
+	}
+	switch header.Typeflag {
+	case tar.TypeReg:
+		err = u.file(path.Base(name), header, content)
+	case tar.TypeSymlink:
+		err = u.in.Symlink(header.Linkname, path.Base(name))
+	case tar.TypeLink:
+		err = u.link(header.Linkname, name)
+	default:
+		err = fmt.Errorf("it is neither a file, a directory nor a link, but of type %q", header.Typeflag)
+	}
+	if errors.Is(err, fs.ErrExist) {
+		return errors.New("it is there twice")
+	}
+	return err
+}
+
+// local returns the clean form of a name, unless it could lead elsewhere.
+func local(name string) (string, error) {
+	switch {
+	case name == "":
+		return "", errors.New("it has no name")
+	case len(name) > maxNameSize:
+		return "", fmt.Errorf("its name is longer than %d bytes", maxNameSize)
+	case strings.HasPrefix(name, "/"):
+		return "", errors.New("its name is absolute, and must be relative")
+	case slices.Contains(strings.Split(name, "/"), ".."):
+		return "", errors.New("its name leads elsewhere, by ..")
+	}
+	return path.Clean(name), nil
+}
+
+// spend counts an entry of that size.
+func (u *unpacker) spend(size int64) error {
+	if u.left.entries--; u.left.entries < 0 {
+		return errors.New("the archive has too many entries")
+	}
+	if size > u.left.bytes {
+		return hint.With(errors.New("unpacking it would take more than half of the free space"), "make room in the temporary directory, or hand over the directory itself")
+	}
+	u.left.bytes -= size
+	return nil
+}
+
+// enter makes dir, and those on the way there, unless they are there already.
+// The directory is then u.in.
+func (u *unpacker) enter(dir string) error {
+	if dir == u.dir {
+		return nil
+	}
+	u.leave()
+	if dir == "." {
+		return nil
+	}
+	for name := range strings.SplitSeq(dir, "/") {
+		if err := u.descend(name); err != nil {
+			return err
+		}
+	}
+	u.dir = dir
+	return nil
+}
+
+// descend enters a directory of u.in.
+func (u *unpacker) descend(name string) error {
+	info, err := u.in.Lstat(name)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if err := u.spend(0); err != nil {
+			return err
+		}
+		if err := u.in.Mkdir(name, 0o700); err != nil {
+			return err
+		}
+	case err != nil:
+		return err
+	case !info.IsDir():
+		return fmt.Errorf("on the way there, %q is not a directory", name)
+	}
+	next, err := u.in.OpenRoot(name)
+	if err != nil {
+		return err
+	}
+	u.leave()
+	u.in, u.dir = next, ""
+	return nil
+}
+
+// leave goes back to the top.
+func (u *unpacker) leave() {
+	if u.in != u.root {
+		u.in.Close()
+	}
+	u.in, u.dir = u.root, "."
+}
+
+func (u *unpacker) file(name string, header *tar.Header, content io.Reader) error {
+	file, err := u.in.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600|header.FileInfo().Mode()&0o100)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(file, content)
+	return errors.Join(err, file.Close())
+}
+
+// link makes a hard link to a file or symlink (never to where that leads) that
+// is there.
+func (u *unpacker) link(linkname, name string) error {
+	target, err := local(linkname)
+	if err == nil {
+		err = u.enter(path.Dir(target))
+	}
+	if err != nil {
+		return fmt.Errorf("it is a link to %q: %w", linkname, err)
+	}
+	if info, err := u.in.Lstat(path.Base(target)); err != nil || info.IsDir() {
+		return fmt.Errorf("it is a link to %q, which is no file that came before", linkname)
+	}
+	return u.root.Link(target, name)
+}
