@@ -219,3 +219,30 @@ func TestInterruptedTrial(t *testing.T) {
 	}
 	m.comesTo(Switched)
 }
+
+// A run that is told to end while it activates leaves the activation at work.
+func TestInterruptedActivation(t *testing.T) {
+	m := newMachine(t)
+	m.comesTo(NothingNew)
+	m.put("hanging")
+	h, err := m.agent().host(t.Logf)
+	must(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		for ctx.Err() == nil && !strings.Contains(m.log(), "test hanging") {
+			time.Sleep(time.Millisecond)
+		}
+		cancel()
+	}()
+	if outcome, err := h.Follow(ctx, Request{}); !errors.Is(err, context.Canceled) {
+		t.Fatalf("want the run to be cancelled, got %+v, %v", outcome, err)
+	}
+	if !m.begun(activationUnit) {
+		t.Error("the activation has ended with its run")
+	}
+	m.comesTo(Inconclusive)
+	m.is("a", "a", "a")
+	if m.begun(activationUnit) {
+		t.Error("it was not ended by the next run")
+	}
+}

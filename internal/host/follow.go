@@ -195,16 +195,26 @@ func (r *run) close() {
 func (r *run) outputFile() string { return filepath.Join(r.host.Config.StateDir, "activation.log") }
 
 // activate runs an action of a system's activation, and once more if it fails:
-// that mends much, such as a unit that was slow.
+// that mends much, such as a unit that was slow. If ctx ends, it returns at once,
+// and the action goes on: half of an activation is worse than either system. The
+// next run ends it, if it still has to be.
 func (r *run) activate(ctx context.Context, path nix.StorePath, action string, env ...string) error {
 	var err error
 	for range 2 {
-		limited, cancel := context.WithTimeoutCause(ctx, time.Duration(r.config.ActivationTimeout),
-			fmt.Errorf("it took longer than %s", time.Duration(r.config.ActivationTimeout)))
-		err = r.units.Run(limited, activationUnit, r.outputFile(), env, r.config.activation(path, action)...)
-		cancel()
+		done := make(chan error, 1)
+		go func() {
+			limited, cancel := context.WithTimeoutCause(context.WithoutCancel(ctx), time.Duration(r.config.ActivationTimeout),
+				fmt.Errorf("it took longer than %s", r.config.ActivationTimeout))
+			defer cancel()
+			done <- r.units.Run(limited, activationUnit, r.outputFile(), env, r.config.activation(path, action)...)
+		}()
+		select {
+		case err = <-done:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 		r.changed("activation " + action)
-		if err == nil || ctx.Err() != nil {
+		if err == nil {
 			break
 		}
 		r.log("%v", err)

@@ -437,6 +437,15 @@ func (m *machine) comesTo(want Result) Outcome {
 	return outcome
 }
 
+// log is what was activated.
+func (m *machine) log() string {
+	data, err := os.ReadFile(m.file("log"))
+	if err != nil {
+		return err.Error()
+	}
+	return string(data)
+}
+
 // activations are those since the last call.
 func (m *machine) activations() string {
 	m.t.Helper()

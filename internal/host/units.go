@@ -67,10 +67,10 @@ func openUnits(setting, stateDir, self string) (Units, error) {
 type systemdUnits struct{}
 
 func (systemdUnits) Run(ctx context.Context, name, output string, env []string, argv ...string) error {
-	if err := os.WriteFile(output, nil, 0o644); err != nil {
+	if err := (systemdUnits{}).End(ctx, name); err != nil {
 		return err
 	}
-	if err := (systemdUnits{}).End(ctx, name); err != nil {
+	if err := os.WriteFile(output, nil, 0o644); err != nil {
 		return err
 	}
 	args := []string{"systemd-run", "--quiet", "--collect", "--wait", "--no-ask-password", "--service-type=exec",
