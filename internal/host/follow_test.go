@@ -10,7 +10,9 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
+	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
 
 func TestSwitch(t *testing.T) {
@@ -465,4 +467,26 @@ func TestNixFetchesByItself(t *testing.T) {
 	m.store.Configure(t, "substituters = file://"+other+"\ntrusted-public-keys = "+m.lab.key.Public().String())
 	m.comesTo(Switched)
 	m.is("b", "b", "b")
+}
+
+// A generation that is renewed is not one that was just seen.
+func TestTurnOfARenewedGeneration(t *testing.T) {
+	m := newMachine(t)
+	m.Config.Spread = Duration(time.Hour)
+	m.comesTo(NothingNew)
+	g := m.put("b")
+	m.comesTo(Waiting)
+	turn := (&run{config: m.Config, state: &State{Pointer: "web-1", Offered: &Offered{FirstSeen: m.now().Unix()}}}).turn(g)
+	m.setClock(turn.Add(-time.Second))
+	renewing := pointer.New(blob.NewDirectory(m.cache), pointer.Config{
+		Name: "web-1", PublicKeys: nix.Keys{m.lab.key.Public()}, RequireSigs: true, SigningKeys: []nix.SecretKey{m.lab.key}, Now: m.now, ExpiresAfter: 24 * time.Hour,
+	})
+	outcome, err := renewing.Append(t.Context(), pointer.Proposal{Path: g.Path, System: g.System, NarHash: g.NarHash})
+	must(t, err)
+	if !outcome.Renewed {
+		t.Fatal("it was not renewed")
+	}
+	m.comesTo(Waiting)
+	m.setClock(turn)
+	m.comesTo(Switched)
 }
