@@ -56,7 +56,7 @@ func TestMain(m *testing.M) {
 // A lab has built all systems, and holds them in a cache.
 type lab struct {
 	once    sync.Once
-	dir     string // the cache
+	dir     string // with the cache, and the root of a machine to begin with
 	key     nix.SecretKey
 	systems map[string]nix.StorePath
 	infos   map[string]nix.PathInfo
@@ -95,7 +95,7 @@ func (l *lab) build(t *testing.T) {
 	}
 	ours, err := nixcmd.Open(t.Context(), nixcmd.Options{})
 	must(t, err)
-	c := cache.New(blob.NewDirectory(l.dir), cache.Config{RequireSigs: true, SigningKeys: []nix.SecretKey{l.key}})
+	c := cache.New(blob.NewDirectory(l.cache()), cache.Config{RequireSigs: true, SigningKeys: []nix.SecretKey{l.key}})
 	built, infos := map[string]nix.StorePath{}, map[string]nix.PathInfo{}
 	out := store.Run(t, "nix-build", "--no-out-link", filepath.Join(config, "systems.nix"))
 	for line := range strings.Lines(out) {
@@ -112,8 +112,30 @@ func (l *lab) build(t *testing.T) {
 			}
 		}
 	}
+	l.furnish(t, built["a"])
 	l.systems, l.infos = built, infos
 }
+
+func (l *lab) cache() string { return filepath.Join(l.dir, "cache") }
+func (l *lab) root() string  { return filepath.Join(l.dir, "root") }
+
+// furnish makes the root of a machine that runs and boots a system.
+func (l *lab) furnish(t *testing.T, system nix.StorePath) {
+	store := nixtest.Current(t).OpenStore(t, l.root())
+	for _, dir := range []string{"run", "boot", "nix/var/nix/profiles"} {
+		must(t, os.MkdirAll(filepath.Join(l.root(), dir), 0o755))
+	}
+	store.Run(t, "nix", "build", "--no-link", "--profile", filepath.Join(l.root(), profileLink), system.String(),
+		"--option", "substituters", "file://"+l.cache(), "--option", "trusted-public-keys", l.key.Public().String())
+	for _, link := range []string{"run/current-system", "run/booted-system", "boot/default"} {
+		must(t, os.Symlink(system.String(), filepath.Join(l.root(), link)))
+	}
+	for file, text := range map[string]string{"boot-id": "first", "log": ""} {
+		must(t, os.WriteFile(filepath.Join(l.root(), file), []byte(text), 0o644))
+	}
+}
+
+const profileLink = "nix/var/nix/profiles/system"
 
 func envMap(env []string) map[string]string {
 	m := map[string]string{}
@@ -151,29 +173,19 @@ type machine struct {
 func newMachine(t *testing.T) *machine {
 	t.Helper()
 	l := systems(t)
-	m := &machine{t: t, lab: l, root: nixtest.TempDir(t), cache: filepath.Join(nixtest.TempDir(t), "cache"), names: map[nix.StorePath]string{}}
+	m := &machine{t: t, lab: l, root: filepath.Join(nixtest.TempDir(t), "root"), cache: filepath.Join(nixtest.TempDir(t), "cache"), names: map[nix.StorePath]string{}}
 	for name, path := range l.systems {
 		m.names[path] = name
 	}
-	if out, err := exec.Command("cp", "-r", l.dir, m.cache).CombinedOutput(); err != nil {
-		t.Fatalf("%v: %s", err, out)
+	for from, to := range map[string]string{l.cache(): m.cache, l.root(): m.root} {
+		if out, err := exec.Command("cp", "-a", from, to).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
+		}
 	}
 	m.store = nixtest.Current(t).OpenStore(t, m.root)
 	for name, value := range envMap(m.store.Env()) {
 		t.Setenv(name, value)
 	}
-	a := l.systems["a"]
-	for _, dir := range []string{"run", "boot", "nix/var/nix/profiles"} {
-		must(t, os.MkdirAll(filepath.Join(m.root, dir), 0o755))
-	}
-	profile := m.file("nix/var/nix/profiles/system")
-	m.store.Run(t, "nix", "build", "--no-link", "--profile", profile, a.String(),
-		"--option", "substituters", "file://"+m.cache, "--option", "trusted-public-keys", l.key.Public().String())
-	must(t, os.Symlink(a.String(), m.file("run/current-system")))
-	must(t, os.Symlink(a.String(), m.file("run/booted-system")))
-	must(t, os.Symlink(a.String(), m.file("boot/default")))
-	must(t, os.WriteFile(m.file("boot-id"), []byte("first"), 0o644))
-	must(t, os.WriteFile(m.file("log"), nil, 0o644))
 	m.setClock(start)
 
 	activate, err := filepath.Abs("testdata/activate")
@@ -183,7 +195,7 @@ func newMachine(t *testing.T) *machine {
 	m.Config.System = "x86_64-linux"
 	m.Config.StateDir = m.file("state")
 	m.Config.GCRoots = m.file("nix/var/nix/gcroots/nixos-closure")
-	m.Config.Profile = profile
+	m.Config.Profile = m.file(profileLink)
 	m.Config.Running = m.file("run/current-system")
 	m.Config.Booted = m.file("run/booted-system")
 	m.Config.Boot = []string{m.file("boot")}
@@ -421,7 +433,7 @@ func (m *machine) name(link string) string {
 func (m *machine) is(running, profile, boots string) {
 	m.t.Helper()
 	want := fmt.Sprintf("%s runs, the profile has %s, %s is booted", running, profile, boots)
-	got := fmt.Sprintf("%s runs, the profile has %s, %s is booted", m.name("run/current-system"), m.name("nix/var/nix/profiles/system"), m.name("boot/default"))
+	got := fmt.Sprintf("%s runs, the profile has %s, %s is booted", m.name("run/current-system"), m.name(profileLink), m.name("boot/default"))
 	if got != want {
 		m.t.Errorf("want: %s\ngot:  %s", want, got)
 	}
