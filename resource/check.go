@@ -2,14 +2,32 @@ package resource
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"time"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
+// checkPatience is how long a check may take. The next one comes in a minute, and
+// Concourse's workers have a place for few at a time.
+var checkPatience = time.Minute
+
 // Check answers which versions there are from a given one on, in one request to
-// the store, whatever it holds.
+// the store, whatever it holds. It gives up after a minute.
 func Check(ctx context.Context, step Step) (any, error) {
+	ctx, cancel := context.WithTimeout(ctx, checkPatience)
+	defer cancel()
+	versions, err := check(ctx, step)
+	if err != nil && errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		err = hint.With(fmt.Errorf("the cache has not answered within %s: %w", checkPatience, err), "the next check tries again")
+	}
+	return versions, err
+}
+
+func check(ctx context.Context, step Step) (any, error) {
 	r, err := readRequest(step.Stdin)
 	if err != nil {
 		return nil, err
@@ -19,7 +37,7 @@ func Check(ctx context.Context, step Step) (any, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
-	s, err := site.Open(ctx, config)
+	s, err := site.Open(ctx, config, step.Console.Caution)
 	if err != nil {
 		return nil, err
 	}
@@ -30,14 +48,38 @@ func Check(ctx context.Context, step Step) (any, error) {
 	}
 	pointer.Warn(step.Console, history)
 	newest, ok := history.Newest()
-	if !ok { // before the first put, or the cache or the pointer isn't the one that is meant
-		step.Console.Say("%s has no generation yet in %s", config.Pointer, s.Store)
+	if !ok {
+		return []Version{}, explainEmpty(ctx, step, s, pointer, given)
 	}
-	if ok && given != nil && given.Generation > newest.Number {
+	if given != nil && given.Generation > newest.Number {
 		step.Console.Warn("generation %d was asked for, but the newest of %s is %d: was it deleted, or put back from a backup?",
 			given.Generation, config.Pointer, newest.Number)
 	}
 	return versionsSince(given, history), nil
+}
+
+// explainEmpty says why there is no version. Before the first put, that is right;
+// but the pointer may have been deleted, or the cache not be the one that is meant.
+func explainEmpty(ctx context.Context, step Step, s *site.Site, p *site.Pointer, given *Version) error {
+	if given != nil {
+		return hint.With(fmt.Errorf("%s is gone: generation %d was there", p.Pointer, given.Generation),
+			"somebody has deleted pointers/%s.json, or the source names another cache now: put the object back from a version or a backup", p.Name)
+	}
+	exists, err := s.Cache.Exists(ctx)
+	if err != nil {
+		return err
+	}
+	switch {
+	case exists:
+		step.Console.Say("%s has no generation yet in %s", p.Name, s.Store)
+	case s.IsPlace(ctx):
+		step.Console.Caution(hint.With(fmt.Errorf("%s is no Nix cache yet: it has neither a nix-cache-info nor the pointer %s", s.Store, p.Name),
+			"the first put makes it one; if there was a put, is the cache's URL right?"))
+	default:
+		return hint.With(fmt.Errorf("%s is no Nix cache: it has neither a nix-cache-info nor the pointer %s", s.Store, p.Name),
+			"is the cache's URL right? Before the first put, a bucket or a directory has to be there")
+	}
+	return nil
 }
 
 // versionsSince lists what Concourse should know of, oldest first: the given

@@ -2,10 +2,16 @@ package resource
 
 import (
 	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 )
@@ -50,4 +56,37 @@ func TestVersionsSince(t *testing.T) {
 	if got := versionsSince(&Version{3, path(3)}, new(pointer.History)); got == nil || len(got) != 0 {
 		t.Errorf("of an empty history: got %#v, want an empty list, not null", got)
 	}
+}
+
+// A check ends within a minute, whatever the server does.
+func TestCheckGivesUp(t *testing.T) {
+	defer func(patience time.Duration) { checkPatience = patience }(checkPatience)
+	checkPatience = 200 * time.Millisecond
+	done := make(chan struct{})
+	for name, serve := range map[string]http.HandlerFunc{
+		"never answers": func(w http.ResponseWriter, r *http.Request) {
+			select {
+			case <-r.Context().Done():
+			case <-done:
+			}
+		},
+		"always fails": func(w http.ResponseWriter, r *http.Request) { w.WriteHeader(500) },
+		"drips": func(w http.ResponseWriter, r *http.Request) {
+			for r.Context().Err() == nil {
+				w.Write([]byte(" "))
+				w.(http.Flusher).Flush()
+				time.Sleep(time.Millisecond)
+			}
+		},
+	} {
+		server := httptest.NewServer(serve)
+		var log strings.Builder
+		request := `{"source": {"cache": "` + server.URL + `", "pointer": "web-1", "require_sigs": false}}`
+		_, err := Check(t.Context(), Step{Stdin: strings.NewReader(request), Getenv: os.Getenv, Console: console.New(&log, os.Getenv, nil)})
+		if err == nil || !strings.Contains(err.Error(), "has not answered within 200ms") {
+			t.Errorf("a server that %s: %v", name, err)
+		}
+		server.CloseClientConnections()
+	}
+	close(done)
 }

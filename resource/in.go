@@ -55,7 +55,7 @@ func In(ctx context.Context, step Step) (any, error) {
 	if step.Dir == "" {
 		return nil, hint.With(errors.New("no destination was given"), "usage: in <empty directory>")
 	}
-	if get.Site, err = site.Open(ctx, config); err != nil {
+	if get.Site, err = site.Open(ctx, config, step.Console.Caution); err != nil {
 		return nil, err
 	}
 	get.Console, get.Dir = step.Console, step.Dir

@@ -32,7 +32,7 @@ func Out(ctx context.Context, step Step) (any, error) {
 	if err := r.err(); err != nil {
 		return nil, err
 	}
-	s, err := site.Open(ctx, config)
+	s, err := site.Open(ctx, config, step.Console.Caution)
 	if err != nil {
 		return nil, err
 	}

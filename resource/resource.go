@@ -20,6 +20,7 @@ import (
 	"syscall"
 	_ "time/tzdata" // an image from scratch has no time zones of its own
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
@@ -55,6 +56,7 @@ func Main(story func(context.Context, Step) (any, error)) int {
 	if len(os.Args) > 1 {
 		step.Dir = os.Args[1]
 	}
+	ctx = blob.Noticing(ctx, step.Console.Retrying)
 	answer, err := story(ctx, step)
 	if err == nil {
 		err = json.NewEncoder(os.Stdout).Encode(answer)

@@ -30,17 +30,23 @@ import (
 	"iter"
 	"strings"
 	"time"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
 )
 
 // A Store holds objects by key. All methods may be called from several
 // goroutines at once, and by several processes for the same place.
 //
 // A key is a relative path with slashes that [ValidKey] accepts; any other is
-// an error. Errors name the store and the key, never a credential. Once ctx is
+// an error. Behind a web server it is a reference relative to the cache's URL, as
+// Nix takes it: what follows ? is a query, and escapes stay. Errors name the store and the key, never a credential. Once ctx is
 // done, a method, and the body that it returned, fails with an error wrapping
 // ctx's.
 type Store interface {
 	// Get opens the object at key. The caller must close Object.Body.
+	//
+	// An object that was stored with a Content-Encoding is decoded: narinfos may be
+	// (niks3 does so, and Nix with narinfo-compression). Its size isn't known then.
 	//
 	// The body yields exactly Info.Size bytes (less opts.Offset) where that is
 	// known, and fails with an error wrapping [io.ErrUnexpectedEOF] if there
@@ -81,9 +87,24 @@ type Store interface {
 	// Capabilities says what this store can do. It makes no request.
 	Capabilities() Capabilities
 
-	// String is the store's URL, without credentials, for messages.
+	// Location says which store this is.
+	Location() Location
+
+	// String names the store in messages, in few words and without credentials.
 	String() string
 }
+
+// A Location says which store is meant: two stores are the same place if theirs are
+// equal. A bucket of one server isn't that of another with the same name.
+type Location struct{ url string }
+
+// At returns the location of a store whose URL that is, in the form that the store
+// gives it.
+func At(url string) Location { return Location{url} }
+
+// String is a URL by which stock Nix finds the store, without credentials, as it
+// stands in nix.conf; a store in memory has none that is of use.
+func (l Location) String() string { return l.url }
 
 // Capabilities are the ways in which stores differ.
 type Capabilities struct {
@@ -104,6 +125,12 @@ type Info struct {
 type Object struct {
 	Info
 	Body io.ReadCloser
+}
+
+// Noticing returns a context in which a store tells notice why somebody has to wait,
+// before it tries again.
+func Noticing(ctx context.Context, notice func(error)) context.Context {
+	return retry.Noticing(ctx, notice)
 }
 
 // GetOptions modify a Get. The zero value reads the whole object.

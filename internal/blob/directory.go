@@ -68,8 +68,11 @@ func (d *Directory) Capabilities() Capabilities {
 }
 
 // String implements [Store].
-func (d *Directory) String() string {
-	return (&url.URL{Scheme: "file", Path: d.path}).String()
+func (d *Directory) String() string { return d.Location().String() }
+
+// Location implements [Store].
+func (d *Directory) Location() Location {
+	return Location{(&url.URL{Scheme: "file", Path: d.path}).String()}
 }
 
 // Get implements [Store].

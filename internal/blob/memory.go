@@ -42,6 +42,9 @@ func (m *Memory) Capabilities() Capabilities {
 // String implements [Store].
 func (m *Memory) String() string { return "memory:" }
 
+// Location implements [Store].
+func (m *Memory) Location() Location { return Location{fmt.Sprintf("memory:%p", m)} }
+
 // Get implements [Store].
 func (m *Memory) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
 	object, err := m.lookUp(ctx, key)

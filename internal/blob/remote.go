@@ -7,8 +7,10 @@ import (
 	"io"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
+	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 )
 
 // A remote is a store behind a connection that may break. Its methods make one
@@ -17,7 +19,8 @@ type remote interface {
 	Store
 	// open opens the object from offset on; if ifMatch isn't empty, only the
 	// version with that ETag.
-	open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (Info, io.ReadCloser, error)
+	// The body is as it is stored, in the returned Content-Encoding.
+	open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (info Info, encoding string, body io.ReadCloser, err error)
 	stat(ctx context.Context, key string) (Info, error)
 }
 
@@ -31,8 +34,9 @@ func getRemote(ctx context.Context, r remote, policy retry.Policy, key string, o
 	}
 	body := &resumingBody{ctx: ctx, store: r, key: key, policy: policy, offset: opts.Offset}
 	var info Info
+	var encoding string
 	err := policy.Do(ctx, func() (err error) {
-		info, body.source, err = r.open(ctx, key, opts.Offset, "", opts.IfNoneMatch)
+		info, encoding, body.source, err = r.open(ctx, key, opts.Offset, "", opts.IfNoneMatch)
 		if opts.Offset > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
 			// There is nothing from there on, so it is the end or beyond it.
 			info, err = r.stat(ctx, key)
@@ -52,14 +56,27 @@ func getRemote(ctx context.Context, r remote, policy retry.Policy, key string, o
 	body.size = info.Size
 	if info.ETag != "" && !strings.HasPrefix(info.ETag, "W/") {
 		body.reopen = func(offset int64) (io.ReadCloser, error) {
-			_, source, err := r.open(ctx, key, offset, info.ETag, "")
+			_, _, source, err := r.open(ctx, key, offset, info.ETag, "")
 			if errors.Is(err, ErrPrecondition) || errors.Is(err, ErrNotExist) {
 				err = errReplaced
 			}
 			return source, err
 		}
 	}
-	return &Object{info, body}, nil
+	if !compression.IsEncoded(encoding) {
+		return &Object{info, body}, nil
+	}
+	if opts.Offset > 0 {
+		body.Close()
+		return nil, fmt.Errorf("it is stored with the Content-Encoding %s, and can't be read from its middle", encoding)
+	}
+	plain, err := compression.NewContentReader(encoding, body)
+	if err != nil {
+		body.Close()
+		return nil, err
+	}
+	info.Size = -1
+	return &Object{info, plain}, nil
 }
 
 // statRemote is the Stat of a remote store.
@@ -109,14 +126,42 @@ type resumingBody struct {
 	policy retry.Policy
 
 	source io.ReadCloser // nil: to be opened again
-	offset int64         // of the object's next byte
-	size   int64         // of the object; -1 if unknown
+	pace   pace
+	offset int64 // of the object's next byte
+	size   int64 // of the object; -1 if unknown
 	breaks int
 	err    error // that ended it
 
 	// reopen opens the same version of the object at an offset. It is nil
 	// where that can't be told from another version.
 	reopen func(offset int64) (io.ReadCloser, error)
+}
+
+// A pace tells a server that sends, but so slowly that it would take for ever.
+type pace struct {
+	waited time.Duration // in the present window, for the server alone
+	bytes  int
+}
+
+// The slowest pace: so many bytes in each window of waiting. (A modem of 1995 makes
+// three times as much.)
+const (
+	paceWindow = 2 * time.Minute
+	paceBytes  = 128 << 10
+)
+
+var errTooSlow = fmt.Errorf("the server has sent less than %d KiB in %s", paceBytes>>10, paceWindow)
+
+// isTooSlow notes how long a read has waited for n bytes.
+func (p *pace) isTooSlow(n int, waited time.Duration) bool {
+	p.waited += waited
+	p.bytes += n
+	if p.waited < paceWindow {
+		return false
+	}
+	slow := p.bytes < paceBytes
+	*p = pace{}
+	return slow
 }
 
 // maxBreaks bounds how often one body may break. Each time, the policy bounds
@@ -149,8 +194,12 @@ func (b *resumingBody) read(p []byte) (int, error) {
 		}
 		b.source = source
 	}
+	begin := time.Now()
 	n, err := b.source.Read(p)
 	b.offset += int64(n)
+	if b.pace.isTooSlow(n, time.Since(begin)) {
+		return 0, retry.Permanent(errTooSlow)
+	}
 	if n > 0 || err == nil {
 		return n, nil // an error that comes with bytes comes again with the next Read
 	}

@@ -35,8 +35,8 @@ func (e *remoteError) Unwrap() []error {
 // kindOf is the meaning of an HTTP status and an error code of S3, if any.
 func kindOf(status int, code string) error {
 	switch {
-	case code == "NoSuchBucket", code == "NoSuchUpload":
-		return nil // a mistake, not an object that isn't there yet
+	case status == http.StatusNotFound && !saysMissing(code):
+		return nil // a mistake, such as a bucket that isn't there, not an object that isn't there yet
 	case status == http.StatusNotFound:
 		return ErrNotExist
 	case status == http.StatusForbidden, status == http.StatusUnauthorized:
@@ -51,6 +51,14 @@ func kindOf(status int, code string) error {
 	return nil
 }
 
+// saysMissing says whether an answer with status 404 and that code is about the
+// object. A web server has no code, and S3's answer to a HEAD only has the status,
+// of which the SDK makes NotFound. Other codes are about something else: servers
+// have them for buckets, uploads, users and keys that they don't know.
+func saysMissing(code string) bool {
+	return code == "" || code == "NoSuchKey" || code == "NotFound"
+}
+
 // statusOf returns the HTTP status that err is about, or 0.
 func statusOf(err error) int {
 	var answer *smithyhttp.ResponseError
@@ -58,6 +66,13 @@ func statusOf(err error) int {
 		return answer.HTTPStatusCode()
 	}
 	return 0
+}
+
+// IsForbidden says whether err is an answer with status 403, by which some servers
+// say that an object doesn't exist to those who may not list them; with status 401
+// they ask for credentials.
+func IsForbidden(err error) bool {
+	return errors.Is(err, ErrPermission) && statusOf(err) == http.StatusForbidden
 }
 
 // explainConnection makes an error without an HTTP status, met on the way to

@@ -13,6 +13,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/s3"
 	"github.com/aws/smithy-go/logging"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 )
 
 // An S3 is a Store in a bucket of Amazon's S3, or of a server that speaks its
@@ -87,6 +89,9 @@ func (s *S3) String() string {
 	return strings.TrimSuffix("s3://"+s.location.bucket+"/"+s.location.prefix, "/")
 }
 
+// Location implements [Store].
+func (s *S3) Location() Location { return Location{s.location.url(s.String())} }
+
 // Get implements [Store].
 func (s *S3) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
 	object, err := getRemote(ctx, s, s.config.Patience.Retry, key, opts)
@@ -96,7 +101,7 @@ func (s *S3) Get(ctx context.Context, key string, opts GetOptions) (*Object, err
 	return object, nil
 }
 
-func (s *S3) open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (Info, io.ReadCloser, error) {
+func (s *S3) open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (Info, string, io.ReadCloser, error) {
 	input := &s3.GetObjectInput{
 		Bucket:      &s.location.bucket,
 		Key:         s.objectKey(key),
@@ -108,18 +113,18 @@ func (s *S3) open(ctx context.Context, key string, offset int64, ifMatch, ifNone
 	}
 	output, err := s.client.GetObject(ctx, input)
 	if err != nil {
-		return Info{}, nil, s.explain(err, "s3:GetObject", key)
+		return Info{}, "", nil, s.explain(err, "s3:GetObject", key)
 	}
 	size, rest, err := rangeOf(output.Body, offset, lengthOf(output.ContentLength), aws.ToString(output.ContentRange))
 	if err != nil {
-		return Info{}, nil, err
+		return Info{}, "", nil, err
 	}
 	return Info{
 		Key:      key,
 		Size:     size,
 		ETag:     aws.ToString(output.ETag),
 		Modified: aws.ToTime(output.LastModified).UTC(),
-	}, rest, nil
+	}, aws.ToString(output.ContentEncoding), rest, nil
 }
 
 // Stat implements [Store].
@@ -135,7 +140,7 @@ func (s *S3) stat(ctx context.Context, key string) (Info, error) {
 	info, _, err := s.head(ctx, key)
 	if status := statusOf(err); status/100 == 4 && status != http.StatusNotFound {
 		// The answer to a HEAD can't say why. That to a GET can.
-		if _, source, err := s.open(ctx, key, 0, "", ""); err != nil {
+		if _, _, source, err := s.open(ctx, key, 0, "", ""); err != nil {
 			return Info{}, err
 		} else {
 			source.Close()
@@ -150,12 +155,16 @@ func (s *S3) head(ctx context.Context, key string) (info Info, writer string, er
 	if err != nil {
 		return Info{}, "", s.explain(err, "s3:GetObject", key)
 	}
-	return Info{
+	info = Info{
 		Key:      key,
 		Size:     lengthOf(output.ContentLength),
 		ETag:     aws.ToString(output.ETag),
 		Modified: aws.ToTime(output.LastModified).UTC(),
-	}, output.Metadata[writerMetadata], nil
+	}
+	if compression.IsEncoded(aws.ToString(output.ContentEncoding)) {
+		info.Size = -1
+	}
+	return info, output.Metadata[writerMetadata], nil
 }
 
 // Delete implements [Store].

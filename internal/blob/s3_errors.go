@@ -33,6 +33,9 @@ func (s *S3) explain(err error, action, key string) error {
 		kind:  kindOf(status, code),
 		cause: err,
 	}
+	if status == http.StatusNotFound && message == "" && code == http.StatusText(status) {
+		return hint.With(explained, "an S3 server would say what it doesn't have: is %s one, and the endpoint in the cache's URL right?", s.location.server())
+	}
 	if message != "" && message != http.StatusText(status) {
 		explained.text += ": " + strings.TrimSuffix(message, ".")
 	}

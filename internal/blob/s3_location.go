@@ -81,6 +81,23 @@ func parseS3(u *url.URL, config Config) (s3Location, error) {
 	return l, nil
 }
 
+// url is the location as it stands in nix.conf, given the URL of bucket and prefix.
+func (l s3Location) url(bucket string) string {
+	query := url.Values{}
+	if l.endpoint != "" {
+		query.Set("endpoint", l.endpoint)
+	} else if l.plain {
+		query.Set("scheme", "http")
+	}
+	if l.region != "us-east-1" || l.endpoint == "" {
+		query.Set("region", l.region)
+	}
+	if l.pathStyle != (l.endpoint != "" || strings.Contains(l.bucket, ".")) {
+		query.Set("addressing-style", map[bool]string{true: "path", false: "virtual"}[l.pathStyle])
+	}
+	return bucket + "?" + query.Encode()
+}
+
 // server is the endpoint for messages.
 func (l s3Location) server() string {
 	if l.endpoint != "" {

@@ -58,3 +58,34 @@ func TestParseS3(t *testing.T) {
 		}
 	}
 }
+
+// The location of a bucket is as it stands in nix.conf: whoever reads it there finds
+// the same bucket of the same server.
+func TestS3LocationURL(t *testing.T) {
+	for _, test := range []struct{ url, want string }{
+		{"s3://bucket", "s3://bucket?region=us-east-1"},
+		{"s3://bucket/prefix/?region=eu-central-1&compression=xz&profile=ci", "s3://bucket/prefix?region=eu-central-1"},
+		{"s3://bucket?scheme=http&region=x", "s3://bucket?region=x&scheme=http"},
+		{"s3://bucket?endpoint=minio.example.org:9000&scheme=http", "s3://bucket?endpoint=http%3A%2F%2Fminio.example.org%3A9000"},
+		{"s3://bucket?endpoint=https://s3.example.org&region=eu-1&addressing-style=virtual", "s3://bucket?addressing-style=virtual&endpoint=https%3A%2F%2Fs3.example.org&region=eu-1"},
+	} {
+		u, err := url.Parse(test.url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		store, err := Open(t.Context(), u, Config{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		got := store.Location().String()
+		if got != test.want {
+			t.Errorf("%s: got %s, want %s", test.url, got, test.want)
+		}
+		if u, err = url.Parse(got); err != nil {
+			t.Fatal(err)
+		}
+		if again, err := Open(t.Context(), u, Config{}); err != nil || again.Location() != store.Location() {
+			t.Errorf("%s leads elsewhere (%v)", got, err)
+		}
+	}
+}

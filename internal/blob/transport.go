@@ -79,6 +79,7 @@ func newTransport(config Config, secure bool) (http.RoundTripper, error) {
 		},
 		TLSClientConfig:       &tls.Config{RootCAs: authorities, InsecureSkipVerify: config.SkipSSLVerification},
 		TLSHandshakeTimeout:   config.Patience.Stall,
+		ResponseHeaderTimeout: config.Patience.Stall, // from when the request is sent
 		IdleConnTimeout:       config.Patience.Stall / 2,
 		ExpectContinueTimeout: time.Second,
 		MaxIdleConnsPerHost:   64,   // as many as we have requests in flight, to use them again

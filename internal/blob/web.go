@@ -13,6 +13,7 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
+	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
@@ -46,9 +47,12 @@ func openWeb(u *url.URL, config Config) (*Web, error) {
 	w := &Web{base: base, authorization: authorization, patience: config.Patience}
 	w.client = &http.Client{
 		Transport: authorized{transport, w},
-		CheckRedirect: func(_ *http.Request, via []*http.Request) error {
-			if len(via) == maxRedirects {
+		CheckRedirect: func(next *http.Request, via []*http.Request) error {
+			switch {
+			case len(via) == maxRedirects:
 				return retry.Permanent(fmt.Errorf("redirected more than %d times", maxRedirects))
+			case next.URL.Scheme != "http" && next.URL.Scheme != "https":
+				return retry.Permanent(fmt.Errorf("redirected to a URL of %s, which is no web server's", next.URL.Scheme))
 			}
 			return nil
 		},
@@ -92,6 +96,9 @@ func (w *Web) Capabilities() Capabilities { return Capabilities{} }
 // String implements [Store].
 func (w *Web) String() string { return w.base.String() }
 
+// Location implements [Store].
+func (w *Web) Location() Location { return Location{w.base.String()} }
+
 // Get implements [Store].
 func (w *Web) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
 	object, err := getRemote(ctx, w, w.patience.Retry, key, opts)
@@ -101,7 +108,7 @@ func (w *Web) Get(ctx context.Context, key string, opts GetOptions) (*Object, er
 	return object, nil
 }
 
-func (w *Web) open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (Info, io.ReadCloser, error) {
+func (w *Web) open(ctx context.Context, key string, offset int64, ifMatch, ifNoneMatch string) (Info, string, io.ReadCloser, error) {
 	header := make(http.Header)
 	if ifMatch != "" {
 		header.Set("If-Match", ifMatch)
@@ -114,15 +121,15 @@ func (w *Web) open(ctx context.Context, key string, offset int64, ifMatch, ifNon
 	}
 	response, info, err := w.do(ctx, http.MethodGet, key, header)
 	if err != nil {
-		return Info{}, nil, err
+		return Info{}, "", nil, err
 	}
 	if ifMatch != "" && info.ETag != ifMatch { // a server that doesn't know the condition
 		response.Body.Close()
-		return Info{}, nil, ErrPrecondition
+		return Info{}, "", nil, ErrPrecondition
 	}
 	size, rest, err := rangeOf(response.Body, offset, response.ContentLength, response.Header.Get("Content-Range"))
 	info.Size = size
-	return info, rest, err
+	return info, response.Header.Get("Content-Encoding"), rest, err
 }
 
 // Stat implements [Store].
@@ -150,7 +157,7 @@ func (w *Web) do(ctx context.Context, method, key string, header http.Header) (*
 	if err != nil {
 		return nil, Info{}, err
 	}
-	request.URL.Path = w.base.Path + "/" + key
+	w.resolve(request.URL, key)
 	request.Header = header
 	response, err := w.client.Do(request)
 	if err != nil {
@@ -161,10 +168,27 @@ func (w *Web) do(ctx context.Context, method, key string, header http.Header) (*
 		return nil, Info{}, w.explain(response)
 	}
 	info := Info{Key: key, Size: response.ContentLength, ETag: response.Header.Get("ETag")}
+	if compression.IsEncoded(response.Header.Get("Content-Encoding")) && method == http.MethodHead {
+		info.Size = -1
+	}
 	if modified, err := http.ParseTime(response.Header.Get("Last-Modified")); err == nil {
 		info.Modified = modified.UTC()
 	}
 	return response, info, nil
+}
+
+// resolve makes u the URL of an object. A key is a reference relative to the cache's
+// URL, as Nix takes it: it may have a query, as the NARs of harmonia and snix have,
+// and escapes stay as they are.
+func (w *Web) resolve(u *url.URL, key string) {
+	name, query, _ := strings.Cut(key, "?")
+	u.RawQuery = query
+	plain, err := url.PathUnescape(name)
+	if err != nil {
+		plain = name
+	}
+	u.Path = w.base.Path + "/" + plain
+	u.RawPath = w.base.EscapedPath() + "/" + name // which counts if it is a way to write Path
 }
 
 // explain returns the error that an answer without an object is.

@@ -2,6 +2,8 @@ package blob_test
 
 import (
 	"bytes"
+	"compress/gzip"
+	"compress/zlib"
 	"errors"
 	"fmt"
 	"hash/crc32"
@@ -14,7 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/andybalholm/brotli"
 	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
+	"github.com/ulikunitz/xz"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob/blobtest"
@@ -190,4 +195,85 @@ func TestWebSurvivesFaults(t *testing.T) {
 		}
 	}
 	all.Wait()
+}
+
+// A NAR's URL is a reference, as harmonia and snix write it. What comes encoded
+// without having been asked for is decoded.
+func TestWebReferences(t *testing.T) {
+	var asked []string
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.RequestURI)
+		io.WriteString(w, "contents")
+	}))
+	defer server.Close()
+	store := webStore(t, server, "/cache", blob.Config{})
+	want := []string{"/cache/nar/x.nar?hash=abc", "/cache/nar/y%20z.nar", "/cache/nar/100%25", "/cache/nar/a%23b"}
+	for _, key := range []string{"nar/x.nar?hash=abc", "nar/y%20z.nar", "nar/100%", "nar/a#b"} {
+		if _, _, err := blob.ReadAll(t.Context(), store, key, 100, blob.GetOptions{}); err != nil {
+			t.Error(err)
+		}
+	}
+	if diff := cmp.Diff(want, asked); diff != "" {
+		t.Errorf("asked for (-want +got)\n%s", diff)
+	}
+}
+
+func TestWebContentEncoding(t *testing.T) {
+	const text = "StorePath: /nix/store/…\n"
+	encode := map[string]func(io.Writer) io.WriteCloser{
+		"gzip":    func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"x-gzip":  func(w io.Writer) io.WriteCloser { return gzip.NewWriter(w) },
+		"zstd":    func(w io.Writer) io.WriteCloser { z, _ := zstd.NewWriter(w); return z },
+		"br":      func(w io.Writer) io.WriteCloser { return brotli.NewWriter(w) },
+		"xz":      func(w io.Writer) io.WriteCloser { x, _ := xz.NewWriter(w); return x },
+		"deflate": func(w io.Writer) io.WriteCloser { return zlib.NewWriter(w) },
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		coding := strings.TrimPrefix(r.URL.Path, "/")
+		w.Header().Set("Content-Encoding", coding)
+		var out io.WriteCloser = struct {
+			io.Writer
+			io.Closer
+		}{w, io.NopCloser(nil)}
+		if coding == "gzip, aws-chunked" {
+			coding = "gzip"
+		}
+		if e := encode[coding]; e != nil {
+			out = e(w)
+		}
+		io.WriteString(out, text)
+		out.Close()
+	}))
+	defer server.Close()
+	store := webStore(t, server, "", blob.Config{})
+	for _, coding := range []string{"gzip", "x-gzip", "zstd", "br", "xz", "deflate", "identity", "gzip, aws-chunked"} {
+		data, info, err := blob.ReadAll(t.Context(), store, coding, 100, blob.GetOptions{})
+		if err != nil || string(data) != text {
+			t.Errorf("%s: got %q, %v", coding, data, err)
+		}
+		if coding != "identity" && info.Size != -1 {
+			t.Errorf("%s: its size is said to be %d", coding, info.Size)
+		}
+	}
+	if _, _, err := blob.ReadAll(t.Context(), store, "rot13", 100, blob.GetOptions{}); err == nil || !strings.Contains(err.Error(), "Content-Encoding is rot13") {
+		t.Errorf("an unknown encoding: %v", err)
+	}
+	// What unpacks to more is not read beyond the limit.
+	if _, _, err := blob.ReadAll(t.Context(), store, "gzip", 5, blob.GetOptions{}); !errors.As(err, new(*blob.TooLargeError)) {
+		t.Errorf("beyond the limit: %v", err)
+	}
+}
+
+// A redirect to what is no web server is final, not a failure that could go away.
+func TestWebRedirectsElsewhere(t *testing.T) {
+	requests := 0
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		requests++
+		http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
+	}))
+	defer server.Close()
+	_, err := webStore(t, server, "", blob.Config{}).Get(t.Context(), "key", blob.GetOptions{})
+	if err == nil || !strings.Contains(err.Error(), "redirected to a URL of file") || requests != 1 {
+		t.Errorf("got %v after %d requests", err, requests)
+	}
 }

@@ -52,7 +52,7 @@ func (b *builder) keepLogs(ctx context.Context) {
 	}
 	group.Wait()
 	if n := kept.Load(); n > 0 {
-		b.console.Say("kept %s: nix log --store %s shows them", console.Count(int(n), "build log"), b.site.Cache)
+		b.console.Say("kept %s: nix log --store '%s' shows them", console.Count(int(n), "build log"), b.site.Cache.URL())
 	}
 	if n := lost.Load(); n > 0 {
 		b.console.Warn("%s not kept: %v", console.Count(int(n), "build log"), *first.Load())

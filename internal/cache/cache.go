@@ -33,6 +33,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -44,6 +45,11 @@ type Config struct {
 	PublicKeys  nix.Keys        // whose signatures make a path acceptable, besides those of SigningKeys
 	RequireSigs bool            // if false, signatures are not looked at
 	SigningKeys []nix.SecretKey // each signs every path that is pushed
+
+	// Optional says that the cache can be done without: if it can't be reached, it
+	// is taken for empty, and Warn is told so, once.
+	Optional bool
+	Warn     func(error) // may be nil
 
 	// Substituters are further caches, each with its own trust, that closures
 	// may be completed from, in this order.
@@ -62,7 +68,9 @@ type Config struct {
 type Cache struct {
 	store    blob.Store
 	config   Config
-	accepted sync.Map // the narinfos (*NarInfo) of manifests that were found acceptable, by their text
+	away     atomic.Bool           // it is optional, and can't be reached
+	denied   atomic.Pointer[error] // what it last said of a path that it denies; see absent
+	accepted sync.Map              // the narinfos (*NarInfo) of manifests that were found acceptable, by their text
 }
 
 // New returns the cache that lies in store. It makes no request.
@@ -77,8 +85,11 @@ func New(store blob.Store, config Config) *Cache {
 	return &Cache{store: store, config: config}
 }
 
-// String is the cache's URL, for messages.
+// String names the cache in messages.
 func (c *Cache) String() string { return c.store.String() }
+
+// URL is the cache's URL as it stands in nix.conf.
+func (c *Cache) URL() string { return c.store.Location().String() }
 
 // Substituters are the further caches that closures may be completed from.
 func (c *Cache) Substituters() []*Cache { return slices.Clone(c.config.Substituters) }
@@ -116,6 +127,16 @@ func (c *Cache) ensureInfo(ctx context.Context) (begun bool, err error) {
 		}
 	}
 	return false, nil
+}
+
+// Exists says whether there is a cache, by its nix-cache-info, which every Nix cache
+// has.
+func (c *Cache) Exists(ctx context.Context) (bool, error) {
+	_, _, err := blob.ReadAll(ctx, c.store, infoKey, maxInfoSize, blob.GetOptions{})
+	if errors.Is(err, blob.ErrNotExist) {
+		return false, nil
+	}
+	return err == nil, err
 }
 
 func (c *Cache) info() string {

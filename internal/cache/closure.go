@@ -169,7 +169,11 @@ func (c *Cache) complete(ctx context.Context, root nix.StorePath, known map[nix.
 
 func (c *Cache) missing(root, path, referrer nix.StorePath) error {
 	if path == root {
-		return fmt.Errorf("%s is not in %s", root, c)
+		err := fmt.Errorf("%s is not in %s", root, c)
+		if denied := c.denied.Load(); denied != nil {
+			err = hint.With(fmt.Errorf("%w, or may not be read: %w", err, *denied), "a cache that needs credentials answers so, and one whose readers can't list it, if it hasn't got something")
+		}
+		return err
 	}
 	return hint.With(fmt.Errorf("the closure of %s is not whole: %s, which %s refers to, is not in %s", root, path, referrer, c),
 		"if it was pushed with skip_upstream, list the same caches here, in substituters; otherwise something has deleted objects: put the closure again")

@@ -3,7 +3,6 @@ package cache
 import (
 	"bytes"
 	"cmp"
-	"compress/bzip2"
 	"fmt"
 	"io"
 	"runtime"
@@ -19,58 +18,17 @@ import (
 // Compressions that Push can write, with the suffix of their files' names.
 var suffixes = map[string]string{"zstd": ".nar.zst", "xz": ".nar.xz", "none": ".nar"}
 
+// suffixOf is how the name of a file ends that holds a NAR, in a compression that
+// perhaps only others write.
+func suffixOf(compression string) string {
+	if suffix, ok := suffixes[compression]; ok {
+		return suffix
+	}
+	return ".nar." + map[string]string{"bzip2": "bz2", "gzip": "gz", "br": "br", "lz4": "lz4", "lzma": "lzma"}[compression]
+}
+
 // CanCompress says whether Push can write the named compression.
 func CanCompress(compression string) bool { return suffixes[compression] != "" }
-
-// maxWindow is the largest window of a zstd frame that is read, in bytes: the
-// limit of the zstd program, so that whatever it unpacks is unpacked here.
-const maxWindow = 128 << 20
-
-// idleDecoders are kept for the next NARs, with the memory that they have: as many
-// as are fetched side by side.
-var idleDecoders = make(chan *zstd.Decoder, maxFetches)
-
-// A frameReader unpacks zstd. Closed, it leaves its decoder to the next one.
-type frameReader struct{ *zstd.Decoder }
-
-func newFrameReader(r io.Reader) (io.ReadCloser, error) {
-	select {
-	case d := <-idleDecoders:
-		return frameReader{d}, d.Reset(r)
-	default:
-	}
-	d, err := zstd.NewReader(r, zstd.WithDecoderConcurrency(1), zstd.WithDecoderLowmem(true), zstd.WithDecoderMaxWindow(maxWindow))
-	return frameReader{d}, err
-}
-
-func (r frameReader) Close() error {
-	r.Reset(nil) // it lets go of what it read from
-	select {
-	case idleDecoders <- r.Decoder:
-	default:
-		r.Decoder.Close()
-	}
-	return nil
-}
-
-// decompress returns what a file of a cache holds, in the compressions that
-// nix copy writes.
-func decompress(compression string, r io.Reader) (io.ReadCloser, error) {
-	switch compression {
-	case "none":
-		return io.NopCloser(r), nil
-	case "zstd":
-		return newFrameReader(r)
-	case "xz":
-		d, err := xz.NewReader(r)
-		return io.NopCloser(d), err
-	case "bzip2":
-		return io.NopCloser(bzip2.NewReader(r)), nil
-	case "gzip":
-		return gzip.NewReader(r)
-	}
-	return nil, fmt.Errorf("the compression %q is not known", clip(compression))
-}
 
 // frameSize is how much goes into one frame, in bytes. Frames are
 // independent, so that one NAR is compressed on all cores; Nix does the same

@@ -7,6 +7,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 )
 
 // What Compress writes depends on nothing but what it is given, and is the
@@ -43,7 +45,7 @@ func TestCompress(t *testing.T) {
 		if len(compressed) > len(plain)*3/4 {
 			t.Errorf("%s: %d bytes of %d", compression, len(compressed), len(plain))
 		}
-		r, err := decompress(compression, bytes.NewReader(compressed))
+		r, err := newReader(compression, bytes.NewReader(compressed))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -55,3 +57,6 @@ func TestCompress(t *testing.T) {
 		t.Error("rar: no error")
 	}
 }
+
+// newReader is what undoes compressions. (In tests, their name is taken.)
+var newReader = compression.NewReader

@@ -47,41 +47,52 @@ func (c *Cache) Fetch(ctx context.Context, closure *Closure, sink Sink, meter *M
 	})
 }
 
-// Copy makes dst a cache that holds the closure, with the files as they are in
-// c. What it copies is verified. Narinfos become visible after their NAR and
-// after those of their references; the manifest comes last.
+// Copy makes dst, which is empty, a cache that holds the closure, with the files as
+// they are in c, verified. The files have names of our own: whoever has written c
+// doesn't decide where we write. Narinfos become visible after their NAR and after
+// those of their references; the manifest comes last.
 func (c *Cache) Copy(ctx context.Context, closure *Closure, dst blob.Store, meter *Meter) error {
 	to := New(dst, Config{})
 	if _, err := to.ensureInfo(ctx); err != nil {
 		return err
 	}
+	copied := &Closure{Root: closure.Root, Paths: slices.Clone(closure.Paths)}
+	index := make(map[nix.StorePath]*NarInfo, len(copied.Paths))
+	for i := range copied.Paths {
+		index[copied.Paths[i].Path] = &copied.Paths[i]
+	}
 	err := c.eachNAR(ctx, closure, meter, func(ctx context.Context, ni *NarInfo) error {
-		r, w := io.Pipe()
-		verified := make(chan error, 1)
-		go func() {
-			err := c.verifyNAR(ctx, ni, w, meter)
-			w.CloseWithError(err) // the end of the file, if err is nil
-			verified <- err
-		}()
-		_, err := dst.Put(ctx, ni.URL, r, narOptions())
-		r.CloseWithError(errors.New("the copy has failed"))
-		if verifyErr := <-verified; err == nil {
-			err = verifyErr
-		}
-		return err
+		return c.copyNAR(ctx, ni, dst, index[ni.Path], meter)
 	})
 	if err != nil {
 		return err
 	}
-	copied := &Closure{Root: closure.Root, Paths: slices.Clone(closure.Paths)}
 	for i := range copied.Paths {
-		ni := &copied.Paths[i]
-		ni.from = nil
-		if err := to.put(ctx, narinfoKey(ni.Path), ni.Text(), blob.PutOptions{ContentType: narinfoType}); err != nil {
+		if _, err := to.publish(ctx, copied.Paths[i]); err != nil {
 			return err
 		}
 	}
 	return to.writeManifest(ctx, copied)
+}
+
+// copyNAR copies the file of a path to dst, and describes it there.
+func (c *Cache) copyNAR(ctx context.Context, ni *NarInfo, dst blob.Store, there *NarInfo, meter *Meter) error {
+	r, w := io.Pipe()
+	file := newDigest(w)
+	verified := make(chan error, 1)
+	go func() {
+		err := c.readNAR(ctx, ni, file, meter, false)
+		w.CloseWithError(err) // the end of the file, if err is nil
+		verified <- err
+	}()
+	*there = NarInfo{PathInfo: ni.PathInfo, URL: "nar/" + ni.Path.HashPart() + suffixOf(ni.Compression), Compression: ni.Compression}
+	_, err := dst.Put(ctx, there.URL, r, narOptions())
+	r.CloseWithError(errors.New("the copy has failed"))
+	if verifyErr := <-verified; err == nil {
+		err = verifyErr
+	}
+	there.FileHash, there.FileSize = nix.SumHash(file.hash), file.size
+	return err
 }
 
 // eachNAR calls do for each path of the closure, the largest first, several at

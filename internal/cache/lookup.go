@@ -6,10 +6,13 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob/retry"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
@@ -34,8 +37,17 @@ func (c *Cache) lookup(ctx context.Context, path nix.StorePath) (NarInfo, string
 // lookupHash is lookup for the path with that hash, by what name it is called in
 // errors.
 func (c *Cache) lookupHash(ctx context.Context, hash, name string) (NarInfo, string, error) {
-	text, info, err := blob.ReadAll(ctx, c.store, hash+narinfoSuffix, maxNarInfoSize, blob.GetOptions{})
+	if c.away.Load() {
+		return NarInfo{}, "", fmt.Errorf("looking up %s: %s is away: %w", name, c, blob.ErrNotExist)
+	}
+	asked, cancel := c.askingContext(ctx)
+	defer cancel()
+	text, info, err := blob.ReadAll(asked, c.store, hash+narinfoSuffix, maxNarInfoSize, blob.GetOptions{})
 	if err != nil {
+		err = c.absent(err)
+		if c.setAside(ctx, err) {
+			err = fmt.Errorf("%w: %w", blob.ErrNotExist, err)
+		}
 		if tooLarge := new(blob.TooLargeError); !errors.Is(err, blob.ErrNotExist) && !errors.As(err, &tooLarge) {
 			err = storeError{err}
 		}
@@ -49,6 +61,46 @@ func (c *Cache) lookupHash(ctx context.Context, hash, name string) (NarInfo, str
 		return NarInfo{}, "", c.invalid(name, err)
 	}
 	return ni, info.ETag, nil
+}
+
+// How long a cache that can be done without is waited for: in all, and until a
+// failed request isn't made again.
+const (
+	maxAsking   = 15 * time.Second
+	maxRetrying = 2 * time.Second
+)
+
+// askingContext is the context of a request for something that an optional cache
+// may have.
+func (c *Cache) askingContext(ctx context.Context) (context.Context, context.CancelFunc) {
+	if !c.config.Optional {
+		return ctx, func() {}
+	}
+	return context.WithTimeout(retry.Within(ctx, maxRetrying), maxAsking)
+}
+
+// setAside says whether err, met in asking the cache, is reason to do without it
+// from now on.
+func (c *Cache) setAside(ctx context.Context, err error) bool {
+	if !c.config.Optional || err == nil || errors.Is(err, blob.ErrNotExist) || errors.As(err, new(*blob.TooLargeError)) || ctx.Err() != nil {
+		return false
+	}
+	if !c.away.Swap(true) && c.config.Warn != nil {
+		c.config.Warn(hint.With(fmt.Errorf("going on without %s: %w", c, err), "what it has is taken from elsewhere, built or sent"))
+	}
+	return true
+}
+
+// absent returns err, met in asking for a narinfo or a manifest, as one that wraps
+// blob.ErrNotExist if it is the answer 403 of a cache that we only read: a bucket
+// that its readers can't list says so of what it doesn't have, and Nix takes it for
+// that.
+func (c *Cache) absent(err error) error {
+	if !blob.IsForbidden(err) || c.store.Capabilities().Write && !c.config.Optional {
+		return err
+	}
+	c.denied.Store(&err)
+	return fmt.Errorf("%w: %w", blob.ErrNotExist, err)
 }
 
 func (c *Cache) invalid(path string, err error) error {
@@ -93,10 +145,14 @@ func (c *Cache) lookupUpstream(ctx context.Context, paths []nix.StorePath, found
 				missing = append(missing, path)
 			}
 		}
+		if len(missing) == 0 || s.away.Load() {
+			continue
+		}
 		theirs, err := s.lookupAll(ctx, missing)
 		if err != nil {
 			return err
 		}
+		s.warnDenied(len(theirs))
 		for path, ni := range theirs {
 			if s.acceptable(&ni) == nil {
 				ni.from = s
@@ -105,6 +161,14 @@ func (c *Cache) lookupUpstream(ctx context.Context, paths []nix.StorePath, found
 		}
 	}
 	return nil
+}
+
+// warnDenied tells, once, of an optional cache that has denied what was asked for
+// and has had nothing else to say.
+func (c *Cache) warnDenied(found int) {
+	if denied := c.denied.Swap(nil); denied != nil && found == 0 && c.config.Warn != nil && !c.away.Swap(true) {
+		c.config.Warn(fmt.Errorf("going on without %s, which denies all that it was asked for: %w", c, *denied))
+	}
 }
 
 // lookupAll reads the narinfos of paths, side by side. Paths that the cache

@@ -158,7 +158,7 @@ func cutUpstream(block string) (text, upstream string) {
 // substituter returns the one of that URL, or nil.
 func (c *Cache) substituter(url string) *Cache {
 	for _, s := range c.config.Substituters {
-		if s.String() == url {
+		if s.URL() == url {
 			return s
 		}
 	}
@@ -170,6 +170,7 @@ func (c *Cache) substituter(url string) *Cache {
 // as an empty one, and its narinfos will be asked for one by one.
 func (c *Cache) readManifest(ctx context.Context, root nix.StorePath) (map[nix.StorePath]NarInfo, error) {
 	text, _, err := blob.ReadAll(ctx, c.store, manifestKey(root), maxManifestSize, blob.GetOptions{})
+	err = c.absent(err)
 	var tooLarge *blob.TooLargeError
 	switch {
 	case errors.Is(err, blob.ErrNotExist), errors.As(err, &tooLarge):

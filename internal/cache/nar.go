@@ -9,6 +9,7 @@ import (
 	"io"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nar"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -36,6 +37,7 @@ type narReader struct {
 	ni    *NarInfo
 	body  io.Closer
 	file  fileReader    // the file, as it is sent
+	whole bool          // what the narinfo says of the file must hold, too
 	plain io.ReadCloser // the NAR, decompressed
 	hash  hash.Hash     // of the NAR
 	addr  *addressCheck // if its content address is all that vouches for it
@@ -45,9 +47,11 @@ type narReader struct {
 
 // openNAR opens the NAR of ni, where it lies. What is read of the file, as it is
 // sent, goes to raw, too, if that isn't nil; by the io.EOF of the reader, raw has
-// had all of it, and FileHash has been found to hold. Otherwise it isn't looked
-// at: of what is unpacked, the NarHash says all, and who could replace the file
-// could replace the FileHash.
+// had all of it.
+//
+// FileHash and FileSize aren't looked at, as Nix doesn't: of what is unpacked, the
+// signed NarHash says all, who could replace the file could replace the FileHash,
+// and caches that pass on what others have compressed get them wrong.
 func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narReader, error) {
 	c = ni.owner(c)
 	object, err := c.store.Get(ctx, ni.URL, blob.GetOptions{})
@@ -58,17 +62,13 @@ func (c *Cache) openNAR(ctx context.Context, ni *NarInfo, raw io.Writer) (*narRe
 		cache: c,
 		ni:    ni,
 		body:  object.Body,
-		file:  fileReader{r: object.Body, limit: maxFileSize(ni)},
+		file:  fileReader{r: object.Body, limit: plausibleFileSize(ni.NarSize)},
 		hash:  sha256.New(),
 	}
 	if raw != nil {
 		r.file.raw = newDigest(raw)
 	}
-	if ni.FileSize > 0 && object.Size >= 0 && object.Size != ni.FileSize {
-		object.Body.Close()
-		return nil, r.damaged("FileSize", ni.FileSize, object.Size)
-	}
-	if r.plain, err = decompress(ni.Compression, &r.file); err != nil {
+	if r.plain, err = compression.NewReader(ni.Compression, &r.file); err != nil {
 		object.Body.Close()
 		return nil, fmt.Errorf("unpacking %s of %s: %w", ni.URL, ni.Path, err)
 	}
@@ -92,15 +92,6 @@ func (c *Cache) noFile(ni *NarInfo, err error) error {
 type storeError struct{ error }
 
 func (e storeError) Unwrap() error { return e.error }
-
-// maxFileSize is how much of a file may be read: what its narinfo announces, or
-// else what no compression exceeds for a NAR of that size.
-func maxFileSize(ni *NarInfo) int64 {
-	if ni.FileSize > 0 {
-		return ni.FileSize
-	}
-	return plausibleFileSize(ni.NarSize)
-}
 
 // plausibleFileSize is what no compression of a NAR of that size exceeds.
 func plausibleFileSize(narSize int64) int64 { return narSize + narSize/16 + 1<<20 }
@@ -140,10 +131,10 @@ func (r *narReader) finish() error {
 		return fmt.Errorf("reading %s of %s: %w", r.ni.URL, r.ni.Path, err)
 	}
 	ni := r.ni
-	if ni.FileSize > 0 && r.file.read != ni.FileSize {
+	if r.whole && ni.FileSize > 0 && r.file.read != ni.FileSize {
 		return r.damaged("FileSize", ni.FileSize, r.file.read)
 	}
-	if raw := r.file.raw; raw != nil && !ni.FileHash.IsZero() {
+	if raw := r.file.raw; r.whole && raw != nil && !ni.FileHash.IsZero() {
 		if got := nix.SumHash(raw.hash); got != ni.FileHash {
 			return r.damaged("FileHash", ni.FileHash, got)
 		}
@@ -217,14 +208,20 @@ func (f *fileReader) Read(p []byte) (int, error) {
 }
 
 // verifyNAR reads the NAR of ni and says whether it and its file are what ni
-// announces, and an archive that Nix would unpack. raw gets the file as it is
-// sent.
+// announces, and whether it is an archive. The file goes to raw, and what it
+// unpacks to, to progress.
 func (c *Cache) verifyNAR(ctx context.Context, ni *NarInfo, raw, progress io.Writer) error {
+	return c.readNAR(ctx, ni, raw, progress, true)
+}
+
+// readNAR is verifyNAR; unless whole, what ni says of the file need not hold.
+func (c *Cache) readNAR(ctx context.Context, ni *NarInfo, raw, progress io.Writer, whole bool) error {
 	r, err := c.openNAR(ctx, ni, raw)
 	if err != nil {
 		return err
 	}
 	defer r.Close()
+	r.whole = whole
 	archive := nar.NewReader(io.TeeReader(r, progress))
 	for {
 		if _, err := archive.Next(); err == io.EOF {

@@ -29,8 +29,9 @@ type NarInfo struct {
 // references take 0.5 MiB.)
 const maxNarInfoSize = 1 << 20
 
-// ParseNarInfo parses a narinfo as Nix does: unknown keys are ignored, a
-// missing Compression means bzip2. What Nix takes on trust is checked: no key
+// ParseNarInfo parses a narinfo as Nix does: unknown keys are ignored, a missing
+// Compression means bzip2, and FileHash and FileSize may be of any kind, since
+// NarHash is what counts. What Nix takes on trust is checked: no key
 // that may stand once stands twice, and URL stays inside the cache.
 //
 // go-nix's parser is not used because it fails on keys that Nix ignores, takes
@@ -78,10 +79,10 @@ func (ni *NarInfo) set(key, value string) (err error) {
 		}
 	case "Compression":
 		ni.Compression = value
-	case "FileHash":
-		ni.FileHash, err = nix.ParseHash(value)
-	case "FileSize":
-		ni.FileSize, err = parseSize(value, plausibleFileSize(nix.MaxNarSize))
+	case "FileHash": // if it is one that we can hold the file against
+		ni.FileHash, _ = nix.ParseHash(value)
+	case "FileSize": // 0 is what some caches write that don't know
+		ni.FileSize, _ = parseSize(value, plausibleFileSize(nix.MaxNarSize))
 	case "NarHash":
 		ni.NarHash, err = nix.ParseHash(value)
 	case "NarSize":
@@ -140,7 +141,7 @@ func (ni *NarInfo) Upstream() string {
 	if ni.from == nil {
 		return ""
 	}
-	return ni.from.String()
+	return ni.from.URL()
 }
 
 // Text is the narinfo as it lies in the cache, or as it is to be written.

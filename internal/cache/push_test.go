@@ -284,7 +284,7 @@ func TestPushMeetsForeignNarinfos(t *testing.T) {
 		}
 		write(t, place, ni.URL, "junk")
 		_, err = New(place, config).Push(t.Context(), PushRequest{Root: root, Infos: s.closure(root), Source: s})
-		wantError(t, err, lib.String(), "damaged")
+		wantError(t, err, lib.String(), "unpacking")
 	})
 	t.Run("unsigned, other content", func(t *testing.T) {
 		s, root, lib, place := setUp(t)

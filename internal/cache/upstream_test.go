@@ -18,6 +18,8 @@ type named struct {
 
 func (n named) String() string { return n.url }
 
+func (n named) Location() blob.Location { return blob.At(n.url) }
+
 // What an upstream has is neither uploaded nor forgotten.
 func TestSkipUpstream(t *testing.T) {
 	ours, theirs := newKey(t, "ours-1"), newKey(t, "theirs-1")

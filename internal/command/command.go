@@ -28,6 +28,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/build"
 	"github.com/nixos-closure/nixos-closure-resource/internal/console"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
@@ -63,6 +64,7 @@ func Main() int {
 	if status, ok := a.helper(ctx, os.Args[1:]); ok {
 		return status
 	}
+	ctx = blob.Noticing(ctx, a.console.Retrying)
 	root := newRoot(a)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && ctx.Err() != nil {
@@ -131,7 +133,7 @@ func (a *app) open(ctx context.Context, name pointer.Name) (*site.Site, *site.Po
 	if err != nil {
 		return nil, nil, err
 	}
-	s, err := site.Open(ctx, config)
+	s, err := site.Open(ctx, config, a.console.Caution)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -144,7 +146,7 @@ func (a *app) openToBuild(ctx context.Context, needPointer bool) (*site.Site, bu
 	if err != nil {
 		return nil, nix, err
 	}
-	s, err := site.Open(ctx, config)
+	s, err := site.Open(ctx, config, a.console.Caution)
 	return s, nix, err
 }
 

@@ -20,6 +20,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 	"unicode"
 
 	"golang.org/x/term"
@@ -40,6 +41,8 @@ type Console struct {
 	w     io.Writer
 	width int  // of the line of progress that stands there now, in bytes, all of them ASCII
 	mid   bool // what was passed through ended in the middle of a line
+
+	retried time.Time // when Retrying last told
 }
 
 // New returns the console on w, which gives advice in the given words; nil are
@@ -69,6 +72,22 @@ func (c *Console) Say(format string, args ...any) {
 // Warn prints a warning.
 func (c *Console) Warn(format string, args ...any) {
 	c.line("warning: ", yellow, fmt.Sprintf(format, args...))
+}
+
+// Retrying tells that something is tried again, and why; not more often than a
+// person wants to hear it.
+func (c *Console) Retrying(err error) {
+	const often = 15 * time.Second
+	c.mu.Lock()
+	now := time.Now()
+	tell := now.Sub(c.retried) > often
+	if tell {
+		c.retried = now
+	}
+	c.mu.Unlock()
+	if tell {
+		c.Say("trying again: %v", err)
+	}
 }
 
 // Caution warns of an error, with the advice it carries.

@@ -4,7 +4,6 @@ import (
 	"archive/tar"
 	"bufio"
 	"bytes"
-	"compress/gzip"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +15,9 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
 	"github.com/nixos-closure/nixos-closure-resource/internal/ctxio"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
@@ -42,10 +41,9 @@ import (
 // entries that were checked: see docs/decisions.md.
 
 const (
-	maxEntries  = 4 << 20   // files, directories and links of an archive
-	maxNameSize = 4096      // bytes of a whole name, as Linux has it
-	maxWindow   = 128 << 20 // bytes of history that a zstd frame may ask for
-	maxTrailer  = 1 << 20   // bytes after the end; tar pads with 10 KiB or so
+	maxEntries  = 4 << 20 // files, directories and links of an archive
+	maxNameSize = 4096    // bytes of a whole name, as Linux has it
+	maxTrailer  = 1 << 20 // bytes after the end; tar pads with 10 KiB or so
 )
 
 // A budget is what an archive may still take.
@@ -90,7 +88,7 @@ func unpack(ctx context.Context, archive io.Reader, root *os.Root, budget budget
 		case err == io.EOF:
 			return finish(plain)
 		case errors.Is(err, tar.ErrHeader):
-			return hint.With(errors.New("it is not a tar, nor one that was compressed with gzip or zstd"), "tar czf store.tgz store makes one")
+			return hint.With(errors.New("it is not a tar, nor one that was compressed with gzip, zstd, xz or bzip2"), "tar czf store.tgz store makes one")
 		case err != nil:
 			return unreadable(err)
 		}
@@ -119,21 +117,26 @@ func finish(plain io.Reader) error {
 // decompress looks at how r begins, and undoes its compression.
 func decompress(r io.Reader) (io.ReadCloser, error) {
 	buffered := bufio.NewReader(r)
-	start, err := buffered.Peek(4)
+	start, err := buffered.Peek(6)
 	if err != nil && err != io.EOF {
 		return nil, err
 	}
-	switch {
-	case bytes.HasPrefix(start, []byte{0x1f, 0x8b}):
-		return gzip.NewReader(buffered)
-	case bytes.HasPrefix(start, []byte{0x28, 0xb5, 0x2f, 0xfd}):
-		d, err := zstd.NewReader(buffered, zstd.WithDecoderConcurrency(1), zstd.WithDecoderMaxWindow(maxWindow))
-		if err != nil {
-			return nil, err
+	name := "none"
+	for _, magic := range []struct{ begin, compression string }{
+		{"\x1f\x8b", "gzip"},
+		{"\x28\xb5\x2f\xfd", "zstd"},
+		{"BZh", "bzip2"},
+		{"\xfd7zXZ\x00", "xz"},
+	} {
+		if bytes.HasPrefix(start, []byte(magic.begin)) {
+			name = magic.compression
 		}
-		return d.IOReadCloser(), nil
 	}
-	return io.NopCloser(buffered), nil
+	// pzstd, and zstd with --seekable, begin with a frame to skip.
+	if len(start) >= 4 && start[0]&0xf0 == 0x50 && bytes.Equal(start[1:4], []byte{0x2a, 0x4d, 0x18}) {
+		name = "zstd"
+	}
+	return compression.NewReader(name, buffered)
 }
 
 // An unpacker creates the entries of an archive.

@@ -272,7 +272,7 @@ func TestUnpackDamaged(t *testing.T) {
 		{"a tgz whose checksum doesn't match", changed, "invalid checksum"},
 		{"a file whose size is a lie", lying, "EOF"},
 		{"no archive", []byte(strings.Repeat("something else\n", 100)), "not a tar"},
-		{"a compression that isn't known", append([]byte("\xfd7zXZ\x00"), make([]byte, 1024)...), "not a tar"},
+		{"a compression that isn't known", append([]byte("\x04\x22\x4d\x18"), make([]byte, 1024)...), "not a tar"},
 		{"a gzip of nothing known", gzipped(t, []byte(strings.Repeat("something else\n", 100))), "not a tar"},
 		{"another archive behind", append(gzipped(t, whole), gzipped(t, bytes.Repeat(whole, 200))...), "goes on after its end"},
 	} {

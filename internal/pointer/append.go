@@ -115,11 +115,17 @@ func (p *Pointer) readForWriting(ctx context.Context, seen *History) (*History, 
 	}
 	history, err = p.Read(ctx) // again: the copy may have come since
 	if err == nil && len(history.entries) == 0 {
-		return nil, hint.With(fmt.Errorf("the history of %s is gone, and only its plain-text copy is left", p),
-			"put %s back; or, to begin again at generation 1 (which its hosts and Concourse will take for an old one), delete %[2]s and %[2]s.d as well",
-			p.config.Name.historyKey(), p.config.Name.plainKey())
+		return nil, p.gone()
 	}
 	return history, err
+}
+
+// gone is the error of a pointer whose history was deleted, but not its copy: to
+// begin again would begin its numbers again, too.
+func (p *Pointer) gone() error {
+	return hint.With(fmt.Errorf("the history of %s is gone, and only its plain-text copy is left", p),
+		"put %s back; or, to begin again at generation 1 (which its hosts and Concourse will take for an old one), delete %[2]s and %[2]s.d as well",
+		p.config.Name.historyKey(), p.config.Name.plainKey())
 }
 
 // plan returns what the proposal makes of a history's entries: nil if they

@@ -80,7 +80,7 @@ func SubstitutersFor(c *console.Console, s *site.Site, closures ...*cache.Closur
 	if len(left) == 0 {
 		return ""
 	}
-	need := []string{s.Cache.String()}
+	need := []string{s.Cache.URL()}
 	for _, u := range slices.Sorted(maps.Keys(left)) {
 		need = append(need, u)
 		c.Say("left %s to %s", console.Count(len(left[u]), "path"), u)

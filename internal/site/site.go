@@ -10,6 +10,7 @@ package site
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
@@ -56,8 +57,9 @@ type Site struct {
 	Upstreams []*cache.Cache // those substituters whose paths a push leaves to them
 }
 
-// Open opens what config describes. It makes no request.
-func Open(ctx context.Context, config Config) (*Site, error) {
+// Open opens what config describes. It makes no request. Warn is told, later, of
+// substituters that are done without.
+func Open(ctx context.Context, config Config, warn func(error)) (*Site, error) {
 	s := &Site{Config: config}
 	var err error
 	if s.Store, err = blob.Open(ctx, config.Cache.Store, config.Access); err != nil {
@@ -70,7 +72,7 @@ func Open(ctx context.Context, config Config) (*Site, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", s.setting("substituters"), err)
 		}
-		opened := cache.New(store, cache.Config{PublicKeys: sub.PublicKeys, RequireSigs: config.RequireSigs})
+		opened := cache.New(store, cache.Config{PublicKeys: sub.PublicKeys, RequireSigs: config.RequireSigs, Optional: true, Warn: warn})
 		substituters = append(substituters, opened)
 		if sub.SkipUpstream {
 			s.Upstreams = append(s.Upstreams, opened)
@@ -87,6 +89,19 @@ func Open(ctx context.Context, config Config) (*Site, error) {
 		Priority:         config.Cache.Priority,
 	})
 	return s, nil
+}
+
+// IsPlace says whether the cache's place is one that can become a cache: a bucket
+// that answers, or a directory that is there. A web server can't.
+func (s *Site) IsPlace(ctx context.Context) bool {
+	if !s.Store.Capabilities().Write {
+		return false
+	}
+	if u := s.Config.Cache.Store; u.Scheme == "file" {
+		info, err := os.Stat(u.Path)
+		return err == nil && info.IsDir()
+	}
+	return true
 }
 
 // setting is how a person calls a setting of the configuration.

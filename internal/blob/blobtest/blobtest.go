@@ -199,6 +199,9 @@ func testKeys(t *testing.T, open func(*testing.T, map[string][]byte) blob.Store)
 	}
 	store := open(t, objects)
 	for key, want := range objects {
+		if !store.Capabilities().Write && strings.ContainsAny(key, "%?") {
+			continue // to a web server, it is a reference
+		}
 		wantContents(t, store, key, want)
 	}
 	if !store.Capabilities().List {

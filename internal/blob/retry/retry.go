@@ -25,19 +25,47 @@ type Policy struct {
 // tells a waiting person before they give up.
 var Default = Policy{First: 250 * time.Millisecond, Longest: 20 * time.Second, Budget: 3 * time.Minute}
 
+// Within returns a context in which no policy goes on for longer than budget: for
+// what can be done without.
+func Within(ctx context.Context, budget time.Duration) context.Context {
+	return context.WithValue(ctx, budgetKey{}, budget)
+}
+
+// Noticing returns a context in which notice is called before each further attempt
+// that lets somebody wait for more than a few seconds, with the reason.
+func Noticing(ctx context.Context, notice func(error)) context.Context {
+	return context.WithValue(ctx, noticeKey{}, notice)
+}
+
+type (
+	budgetKey struct{}
+	noticeKey struct{}
+)
+
+// noticeAfter is how long somebody may wait without being told why.
+const noticeAfter = 3 * time.Second
+
 // Do calls attempt until it succeeds, fails for good, or the policy's time is
 // over, and returns its last error. If ctx is done before that, the error wraps
 // ctx's.
 func (p Policy) Do(ctx context.Context, attempt func() error) error {
 	begin := time.Now()
+	budget := p.Budget
+	if less, ok := ctx.Value(budgetKey{}).(time.Duration); ok {
+		budget = min(budget, less)
+	}
+	notice, _ := ctx.Value(noticeKey{}).(func(error))
 	for n := 1; ; n++ {
 		err := attempt()
 		if err == nil || !Transient(err) {
 			return err
 		}
 		wait := p.wait(n, err)
-		if time.Since(begin)+wait > p.Budget {
+		if time.Since(begin)+wait > budget {
 			return fmt.Errorf("%w (given up after %d attempts in %s)", err, n, time.Since(begin).Round(time.Second))
+		}
+		if notice != nil && time.Since(begin)+wait > noticeAfter {
+			notice(err)
 		}
 		select {
 		case <-ctx.Done():

@@ -15,6 +15,7 @@ import (
 	"os"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/aws/smithy-go"
@@ -177,4 +178,31 @@ func TestTransientForReal(t *testing.T) {
 			t.Errorf("%s: Transient(%v) = %v (%T)", url, err, got, errors.Unwrap(err))
 		}
 	}
+}
+
+// Who waits for more than a few seconds is told why; what can be done without is
+// not waited for.
+func TestNoticeAndWithin(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failure := answer(503, nil, errors.New("down"))
+		begin, noticed := time.Now(), 0
+		ctx := Noticing(t.Context(), func(err error) {
+			if !errors.Is(err, failure) {
+				t.Errorf("noticed %v", err)
+			}
+			if time.Since(begin) > 20*time.Second && noticed == 0 {
+				t.Errorf("noticed only after %s", time.Since(begin))
+			}
+			noticed++
+		})
+		Default.Do(ctx, func() error { return failure })
+		if noticed == 0 {
+			t.Error("nobody was told")
+		}
+		begin, noticed = time.Now(), 0
+		Default.Do(Within(ctx, 2*time.Second), func() error { return failure })
+		if passed := time.Since(begin); passed > 2*time.Second || noticed > 0 {
+			t.Errorf("waited for %s, told %d times", passed, noticed)
+		}
+	})
 }
