@@ -28,13 +28,15 @@ type room struct {
 var rooms = map[string]room{
 	"cmd":                  {"the programs are three lines each", []string{"resource", "internal/command"}},
 	"resource":             {"it words requests and answers, and the engine does the work; it knows no command", []string{"internal/build", "internal/publish", "internal/download", "internal/site", "internal/fields", "internal/blob", "internal/console", "internal/pointer", "internal/nixcmd", "internal/regular", "internal/nix", "internal/hint"}},
-	"internal/command":     {"it reads flags and prints tables, and the engine does the work; it knows no pipeline", []string{"internal/build", "internal/publish", "internal/download", "internal/site", "internal/fields", "internal/blob", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/nixcmd", "internal/nix", "internal/hint", "internal/version"}},
+	"internal/command":     {"it reads flags and prints tables, and the engine does the work; it knows no pipeline", []string{"internal/build", "internal/publish", "internal/download", "internal/host", "internal/site", "internal/fields", "internal/blob", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/nixcmd", "internal/nix", "internal/hint", "internal/version"}},
 	"internal/build":       {"candidates that need Nix: it alone of the engine has programs run", []string{"internal/publish", "internal/site", "internal/fields", "internal/console", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixcmd", "internal/regular", "internal/nix", "internal/hint"}},
 	"internal/publish":     {"pushing, promoting and importing start no program", []string{"internal/site", "internal/console", "internal/imports", "internal/changes", "internal/cache", "internal/pointer", "internal/blob", "internal/nix", "internal/hint"}},
 	"internal/download":    {"a get starts no program", []string{"internal/site", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/blob", "internal/nix", "internal/hint"}},
 	"internal/site":        {"it opens what the engine works on, and does nothing with it", []string{"internal/fields", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/blob", "internal/nix", "internal/hint"}},
 	"internal/fields":      {"it knows the form of what people write, not its meaning", []string{"internal/hint"}},
 	"internal/console":     {"it knows people, not what runs", []string{"internal/hint"}},
+	"internal/host":        {"it follows what it is given; whoever opens that is its front", []string{"internal/report", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixcmd", "internal/blob", "internal/nix", "internal/hint"}},
+	"internal/report":      {"whoever reads what hosts say needs no host", []string{"internal/nix", "internal/hint"}},
 	"internal/substituter": {"it serves caches to Nix, and has no Nix run", []string{"internal/cache", "internal/blob", "internal/nix"}},
 	"internal/imports":     {"what earlier steps have left is read without Nix", []string{"internal/cache", "internal/store", "internal/blob", "internal/compression", "internal/regular", "internal/ctxio", "internal/nix", "internal/tempdir", "internal/hint"}},
 	"internal/changes":     {"it compares what it is given", []string{"internal/blob", "internal/nix", "internal/hint"}},
@@ -55,7 +57,7 @@ var rooms = map[string]room{
 
 // startsNothing are rooms whose users need no Nix: nothing that they lead to may
 // start a program.
-var startsNothing = []string{"internal/download", "internal/publish", "internal/imports", "internal/site", "internal/pointer", "internal/cache", "internal/store"}
+var startsNothing = []string{"internal/download", "internal/publish", "internal/imports", "internal/site", "internal/pointer", "internal/cache", "internal/store", "internal/report"}
 
 // What only tests and people at work on this project use: it may import what it
 // likes, and no room may import it.
@@ -66,7 +68,7 @@ var reserved = map[string]struct {
 	why   string
 	rooms []string
 }{
-	"os/exec":                      {"Nix, and what it needs, is the only other program; a store has this one read strangers' databases", []string{"internal/nixcmd", "internal/store"}},
+	"os/exec":                      {"Nix, and what it needs, is the only other program, but for what a host activates and examines; a store has this one read strangers' databases", []string{"internal/nixcmd", "internal/store", "internal/host"}},
 	"net/http":                     {"only a place of bytes is reached over a network, and only Nix is served, over loopback", []string{"internal/blob", "internal/substituter"}},
 	"github.com/aws/aws-sdk-go-v2": {"it is large, and a bucket is a place of bytes", []string{"internal/blob"}},
 	"golang.org/x/crypto/ssh":      {"only Nix's stores and sources are reached by ssh", []string{"internal/nixcmd"}},

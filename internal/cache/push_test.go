@@ -9,9 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"testing"
-	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -488,61 +486,6 @@ func TestPushToCacheOfAnotherStoreDir(t *testing.T) {
 	write(t, place, "nix-cache-info", "StoreDir: /gnu/store\n")
 	_, err := New(place, Config{}).Push(t.Context(), PushRequest{Root: root, Infos: s.closure(root), Source: s})
 	wantError(t, err, "/gnu/store")
-}
-
-// A slowSource reads until it is told to end, and says how many reads go on.
-type slowSource struct {
-	*store
-	reading atomic.Int64
-	begun   chan struct{} // is closed by the first
-	first   sync.Once
-}
-
-func (s *slowSource) DumpNAR(ctx context.Context, path nix.StorePath, w io.Writer) error {
-	s.reading.Add(1)
-	s.first.Do(func() { close(s.begun) })
-	defer s.reading.Add(-1)
-	<-ctx.Done()
-	time.Sleep(10 * time.Millisecond) // whoever doesn't wait is gone
-	return ctx.Err()
-}
-
-// A busyStore says nothing of narinfos before reading has begun.
-type busyStore struct {
-	blob.Store
-	begun <-chan struct{}
-}
-
-func (s busyStore) Get(ctx context.Context, key string, opts blob.GetOptions) (*blob.Object, error) {
-	if strings.HasSuffix(key, narinfoSuffix) {
-		<-s.begun
-	}
-	return s.Store.Get(ctx, key, opts)
-}
-
-// What was begun in vain has ended when a push has: its source may be closed then.
-func TestNothingIsReadAfterPush(t *testing.T) {
-	place, key := blob.NewMemory(), newKey(t, "test-1")
-	c := New(place, Config{SigningKeys: []nix.SecretKey{key}, RequireSigs: true})
-	s, root := sample(t)
-	push(t, c, s, root)
-	next := s.add(t, "nixos-system-web-2", "another one", root)
-	push(t, c, s, next, root)
-	if err := place.Delete(t.Context(), manifestKey(next)); err != nil { // so that it has to be asked for
-		t.Fatal(err)
-	}
-	previous, err := c.Closure(t.Context(), root)
-	if err != nil {
-		t.Fatal(err)
-	}
-	source := &slowSource{store: s, begun: make(chan struct{})}
-	c = New(busyStore{place, source.begun}, Config{SigningKeys: []nix.SecretKey{key}, RequireSigs: true})
-	if _, err := c.Push(t.Context(), PushRequest{Root: next, Infos: s.closure(next), Source: source, Previous: []*Closure{previous}}); err != nil {
-		t.Fatal(err)
-	}
-	if n := source.reading.Load(); n != 0 {
-		t.Errorf("%d NARs are being read still", n)
-	}
 }
 
 func TestAcceptedForgets(t *testing.T) {

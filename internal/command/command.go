@@ -61,6 +61,9 @@ func Main() int {
 	debug.SetMemoryLimit(memoryLimit)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	context.AfterFunc(ctx, stop) // a second signal ends the program
+	if status, ok := a.helper(ctx, os.Args[1:]); ok {
+		return status
+	}
 	ctx = blob.Noticing(ctx, a.console.Retrying)
 	root := newRoot(a)
 	cmd, err := root.ExecuteContextC(ctx)
@@ -70,7 +73,7 @@ func Main() int {
 	if err != nil && !a.began {
 		err = hint.Usage(explain(cmd, err))
 	}
-	if err != nil {
+	if outcome := (followed{}); err != nil && !errors.As(err, &outcome) {
 		a.console.Fail(err)
 	}
 	return status(err)
@@ -93,7 +96,7 @@ list wins.
 
 Exit status: 0 done; 1 failed; 2 wrong arguments or settings, nothing was done;
 3 verify has found damage; 4 refused to move the pointer, because somebody else has
-moved it meanwhile, or to something newer.`,
+moved it meanwhile, or to something newer. That of follow may be one of its own, too.`,
 		Version:            version.Number,
 		SilenceErrors:      true,
 		SilenceUsage:       true,
@@ -108,6 +111,7 @@ moved it meanwhile, or to something newer.`,
 		newPush(a), newBuild(a), newPromote(a), newRollback(a),
 		newHistory(a), newShow(a), newDiff(a),
 		newFetch(a), newVerify(a),
+		newFollow(a), newStatus(a), newHold(a), newRelease(a),
 	)
 	return root
 }
@@ -157,9 +161,12 @@ func status(err error) int {
 	var moved *pointer.MovedError
 	var older *pointer.OlderError
 	var overtaken *pointer.OvertakenError
+	var run followed
 	switch {
 	case err == nil:
 		return done
+	case errors.As(err, &run):
+		return run.outcome.Result.Status()
 	case hint.IsUsage(err):
 		return misused
 	case errors.As(err, &broken):

@@ -97,6 +97,7 @@ func (s *settings) collect() (values map[string]json.RawMessage, from map[string
 	if err != nil {
 		return nil, nil, err
 	}
+	delete(values, hostKey)
 	for _, pair := range os.Environ() {
 		name, value, _ := strings.Cut(pair, "=")
 		if key, ok := strings.CutPrefix(name, prefix); ok && name != configFile && value != "" && key == strings.ToUpper(key) {

@@ -50,6 +50,7 @@ type purpose int
 
 const (
 	toAsk            purpose = iota // what this machine has
+	toFetch                         // what substituters have; nothing is built
 	toBuild                         // and whatever else may run builders
 	toBuildThere                    // in the remote store
 	toEvaluate                      // what can't look at the machine

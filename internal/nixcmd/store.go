@@ -133,11 +133,13 @@ func (s *Store) runTo(ctx context.Context, why purpose, stdout, stderr io.Writer
 	c := child{stdout: stdout, stderr: stderr, env: s.env}
 	i := s.assumed
 	if why != toAsk {
+		c.env = append(slices.Clone(c.env), s.settings.direct()...)
+	}
+	if why != toAsk && why != toFetch {
 		var err error
 		if i, err = s.isolator.isolate(ctx); err != nil {
 			return err
 		}
-		c.env = append(slices.Clone(c.env), s.settings.direct()...)
 	}
 	if s.settings.logsIn(why) {
 		defer s.ssh.use()()

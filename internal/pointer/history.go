@@ -24,6 +24,10 @@ func (h *History) Newest() (Generation, bool) {
 	return h.Generations[0], true
 }
 
+// ETag is the version of the object that the history was read from, for
+// [Pointer.ReadIfChanged]. It is empty where the store doesn't tell versions apart.
+func (h *History) ETag() string { return h.etag }
+
 // madeBy returns the generation that was made by a run.
 func (h *History) madeBy(run string) (Generation, bool) {
 	for _, g := range h.Generations {

@@ -77,6 +77,9 @@ func New(store blob.Store, config Config) *Pointer {
 	return &Pointer{store, config, 20 * time.Millisecond}
 }
 
+// Name is what the pointer is called.
+func (p *Pointer) Name() Name { return p.config.Name }
+
 // String names the pointer and where it is, for messages.
 func (p *Pointer) String() string { return fmt.Sprintf("pointer %s in %s", p.config.Name, p.store) }
 

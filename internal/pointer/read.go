@@ -17,15 +17,29 @@ import (
 // of some number, or none any more.
 var ErrGone = errors.New("there is no such generation")
 
+// ErrInvalid is wrapped by the errors that say that what was read is not to be
+// believed: it is not as a pointer's writers leave it, or no accepted key has
+// signed it. Errors that don't wrap it say that it could not be read.
+var ErrInvalid = errors.New("the pointer is not valid")
+
+// An invalid error is one that is ErrInvalid, and says more.
+type invalid struct{ error }
+
+func (e invalid) Unwrap() []error { return []error{e.error, ErrInvalid} }
+
 // Read returns the pointer's history, in one request. A pointer that doesn't
 // exist has an empty one; whatever else isn't a well-formed history whose
 // newest generation is signed by an accepted key is an error.
-func (p *Pointer) Read(ctx context.Context) (*History, error) {
+func (p *Pointer) Read(ctx context.Context) (*History, error) { return p.ReadIfChanged(ctx, "") }
+
+// ReadIfChanged is Read unless the history is the one with that [History.ETag]:
+// then the error wraps blob.ErrNotModified, and next to nothing was transferred.
+func (p *Pointer) ReadIfChanged(ctx context.Context, etag string) (*History, error) {
 	if err := p.readable(); err != nil {
 		return nil, err
 	}
 	key := p.config.Name.historyKey()
-	data, info, err := blob.ReadAll(ctx, p.store, key, MaxObject, blob.GetOptions{})
+	data, info, err := blob.ReadAll(ctx, p.store, key, MaxObject, blob.GetOptions{IfNoneMatch: etag})
 	if errors.Is(err, blob.ErrNotExist) {
 		return &History{}, nil
 	}
@@ -182,7 +196,7 @@ func (p *Pointer) unreadable(err error) error {
 
 // malformed is the error of an object that is not one of a pointer's.
 func (p *Pointer) malformed(key string, err error) error {
-	return hint.With(fmt.Errorf("%s in %s is not as a pointer's writers leave it: %w", key, p.store, err),
+	return hint.With(invalid{fmt.Errorf("%s in %s is not as a pointer's writers leave it: %w", key, p.store, err)},
 		"something else has written to it: put an earlier version of this object back, and find out who may write to pointers/")
 }
 
@@ -194,13 +208,13 @@ func (p *Pointer) distrust(g Generation) error {
 	}
 	switch {
 	case len(g.Signatures) == 0:
-		return hint.With(fmt.Errorf("generation %d of %s is not signed; accepted are signatures by %s", g.Number, p, keys.Names()),
+		return hint.With(invalid{fmt.Errorf("generation %d of %s is not signed; accepted are signatures by %s", g.Number, p, keys.Names())},
 			"if it was written so on purpose, put its path once with require_sigs: false and a signing_key, which signs it")
 	case slices.ContainsFunc(g.Signatures, known):
-		return hint.With(fmt.Errorf("generation %d of %s does not match its signature by %s", g.Number, p, signers(g)),
+		return hint.With(invalid{fmt.Errorf("generation %d of %s does not match its signature by %s", g.Number, p, signers(g))},
 			"it was changed after it was signed, or signed for another pointer, or by another key of the same name: find out who wrote it before anything runs it")
 	default:
-		return hint.With(fmt.Errorf("generation %d of %s is signed by %s; accepted are signatures by %s", g.Number, p, signers(g), keys.Names()),
+		return hint.With(invalid{fmt.Errorf("generation %d of %s is signed by %s; accepted are signatures by %s", g.Number, p, signers(g), keys.Names())},
 			"if its writer has a new key, add its public half to pointer_public_keys (or trusted_public_keys)")
 	}
 }

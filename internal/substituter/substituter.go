@@ -71,6 +71,17 @@ func Serve(ctx context.Context, warn func(error), caches ...*cache.Cache) (*Serv
 	return s, nil
 }
 
+// Know takes the narinfos of a closure of the first cache, which need not be
+// asked for one by one then. What that cache has from another one, it serves too.
+func (s *Server) Know(closure *cache.Closure) {
+	c := s.caches[0]
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for i := range closure.Paths {
+		c.found[closure.Paths[i].Path.HashPart()] = &closure.Paths[i]
+	}
+}
+
 // Close ends all requests, and returns when none is left.
 func (s *Server) Close() error {
 	err := s.http.Close()
@@ -137,12 +148,16 @@ func (s *Server) found(c *served, suffix string, serve func(http.ResponseWriter,
 			return
 		}
 		ni, err := c.find(r.Context(), hash)
-		if err == nil {
+		found := err == nil
+		if found {
 			err = serve(w, r, c, ni)
 		}
 		switch {
 		case err == nil || r.Context().Err() != nil:
 		case errors.Is(err, blob.ErrNotExist):
+			if found { // and so its file should have been, too
+				s.warn(err)
+			}
 			http.NotFound(w, r)
 		case errors.Is(err, cache.ErrUntrusted):
 			s.warn(fmt.Errorf("not used: %w", err))

@@ -317,3 +317,39 @@ func get(t *testing.T, method, url string) (status int, body []byte) {
 	body, _ = io.ReadAll(answer.Body)
 	return answer.StatusCode, body
 }
+
+// What is known of a closure is not asked for again; and if a file is missing that
+// should be there, somebody is told.
+func TestKnow(t *testing.T) {
+	n := nixtest.Current(t)
+	key, place := newKey(t, "cache.example.org-1"), blob.NewMemory()
+	b := build(t, n, "web-1")
+	b.push(t, place, key)
+	c := reading(place, key)
+	closure, err := c.Closure(t.Context(), b.root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range closure.Paths { // so that only what is known can be served
+		if err := place.Delete(t.Context(), closure.Paths[i].Path.HashPart()+".narinfo"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, w := serve(t, c)
+	if _, err := realise(t, n, s, b.root); err == nil {
+		t.Fatal("narinfos are served that are not there")
+	}
+	s.Know(closure)
+	if _, err := realise(t, n, s, b.root); err != nil {
+		t.Fatal(err)
+	}
+	if w.String() != "" {
+		t.Errorf("it has warned of %s", w)
+	}
+	if err := place.Delete(t.Context(), closure.RootInfo().URL); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := realise(t, n, s, b.root); err == nil || !strings.Contains(w.String(), closure.RootInfo().URL) {
+		t.Errorf("want a warning about %s, got %q and %v", closure.RootInfo().URL, w, err)
+	}
+}
