@@ -145,7 +145,7 @@ func TestTemporaryDirectories(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if !strings.HasSuffix(file, "_test.go") && (strings.Contains(string(text), "os.MkdirTemp(") || strings.Contains(string(text), "os.CreateTemp(")) {
+			if !strings.HasSuffix(file, "_test.go") && (strings.Contains(string(text), `os.MkdirTemp("`) || strings.Contains(string(text), `os.CreateTemp("`)) {
 				t.Errorf("%s makes a temporary file or directory by itself: use internal/tempdir", file)
 			}
 		}
