@@ -54,3 +54,16 @@ func Open(ctx context.Context, u *url.URL, config Config) (Store, error) {
 		return nil, hint.With(fmt.Errorf("caches can't be reached by %s", u.Scheme), "use s3://, https://, http:// or file://")
 	}
 }
+
+// LocationOf returns the location that the store at u has once it is opened.
+func LocationOf(u *url.URL, config Config) (Location, error) {
+	switch u.Scheme {
+	case "s3":
+		l, err := parseS3(u, config)
+		return (&S3{location: l}).Location(), err
+	case "http", "https":
+		return (&Web{base: webBase(u)}).Location(), nil
+	default:
+		return NewDirectory(u.Path).Location(), nil
+	}
+}

@@ -77,6 +77,9 @@ func TestS3LocationURL(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		if at, err := LocationOf(u, Config{}); err != nil || at != store.Location() {
+			t.Errorf("%s: it is said to be at %s (%v)", test.url, at, err)
+		}
 		got := store.Location().String()
 		if got != test.want {
 			t.Errorf("%s: got %s, want %s", test.url, got, test.want)

@@ -29,7 +29,7 @@ var _ remote = (*Web)(nil)
 
 // openWeb returns the store at u. It makes no request.
 func openWeb(u *url.URL, config Config) (*Web, error) {
-	base := &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/")}
+	base := webBase(u)
 	if u.Host == "" {
 		return nil, fmt.Errorf("the cache's URL names no server")
 	}
@@ -58,6 +58,11 @@ func openWeb(u *url.URL, config Config) (*Web, error) {
 		},
 	}
 	return w, nil
+}
+
+// webBase is where the keys of the store at u begin.
+func webBase(u *url.URL) *url.URL {
+	return &url.URL{Scheme: u.Scheme, Host: u.Host, Path: strings.TrimRight(u.Path, "/")}
 }
 
 const maxRedirects = 10

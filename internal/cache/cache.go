@@ -68,7 +68,7 @@ type Config struct {
 type Cache struct {
 	store    blob.Store
 	config   Config
-	away     atomic.Bool           // it is optional, and can't be reached
+	away     atomic.Pointer[error] // why it, which is optional, can't be asked
 	denied   atomic.Pointer[error] // what it last said of a path that it denies; see absent
 	accepted accepted
 }

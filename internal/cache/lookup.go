@@ -37,7 +37,7 @@ func (c *Cache) lookup(ctx context.Context, path nix.StorePath) (NarInfo, string
 // lookupHash is lookup for the path with that hash, by what name it is called in
 // errors.
 func (c *Cache) lookupHash(ctx context.Context, hash, name string) (NarInfo, string, error) {
-	if c.away.Load() {
+	if c.away.Load() != nil {
 		return NarInfo{}, "", fmt.Errorf("looking up %s: %s is away: %w", name, c, blob.ErrNotExist)
 	}
 	asked, cancel := c.askingContext(ctx)
@@ -85,10 +85,22 @@ func (c *Cache) setAside(ctx context.Context, err error) bool {
 	if !c.config.Optional || err == nil || errors.Is(err, blob.ErrNotExist) || errors.As(err, new(*blob.TooLargeError)) || ctx.Err() != nil {
 		return false
 	}
-	if !c.away.Swap(true) && c.config.Warn != nil {
+	if c.away.CompareAndSwap(nil, &err) && c.config.Warn != nil {
 		c.config.Warn(hint.With(fmt.Errorf("going on without %s: %w", c, err), "what it has is taken from elsewhere, built or sent"))
 	}
 	return true
+}
+
+// unasked returns an error if there are substituters that can't be asked: what the
+// cache doesn't have they may have.
+func (c *Cache) unasked() error {
+	var errs []error
+	for _, s := range c.config.Substituters {
+		if away := s.away.Load(); away != nil {
+			errs = append(errs, fmt.Errorf("%s can't be asked: %w", s, *away))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // absent returns err, met in asking for a narinfo or a manifest, as one that wraps
@@ -145,7 +157,7 @@ func (c *Cache) lookupUpstream(ctx context.Context, paths []nix.StorePath, found
 				missing = append(missing, path)
 			}
 		}
-		if len(missing) == 0 || s.away.Load() {
+		if len(missing) == 0 || s.away.Load() != nil {
 			continue
 		}
 		theirs, err := s.lookupAll(ctx, missing)
@@ -166,7 +178,7 @@ func (c *Cache) lookupUpstream(ctx context.Context, paths []nix.StorePath, found
 // warnDenied tells, once, of an optional cache that has denied what was asked for
 // and has had nothing else to say.
 func (c *Cache) warnDenied(found int) {
-	if denied := c.denied.Swap(nil); denied != nil && found == 0 && c.config.Warn != nil && !c.away.Swap(true) {
+	if denied := c.denied.Swap(nil); denied != nil && found == 0 && c.away.CompareAndSwap(nil, denied) && c.config.Warn != nil {
 		c.config.Warn(fmt.Errorf("going on without %s, which denies all that it was asked for: %w", c, *denied))
 	}
 }

@@ -107,8 +107,8 @@ func wholeOnly(manifest map[nix.StorePath]NarInfo) map[nix.StorePath]NarInfo {
 }
 
 // checkUpstream makes sure that what is left to upstreams is there now, when
-// the closures are published.
-func (c *Cache) checkUpstream(ctx context.Context, closures []*Closure) error {
+// the closures are published. It returns those paths whose upstream can't be asked.
+func (c *Cache) checkUpstream(ctx context.Context, closures []*Closure) (away map[nix.StorePath]bool, err error) {
 	wanted := map[*Cache][]nix.StorePath{}
 	for _, closure := range closures {
 		for i := range closure.Paths {
@@ -117,18 +117,23 @@ func (c *Cache) checkUpstream(ctx context.Context, closures []*Closure) error {
 			}
 		}
 	}
+	away = map[nix.StorePath]bool{}
 	for upstream, paths := range wanted {
 		paths = nix.SortPaths(paths)
 		found, err := upstream.lookupAll(ctx, paths)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		for _, path := range paths {
-			if _, ok := found[path]; !ok {
-				return hint.With(fmt.Errorf("%s has disappeared from the upstream cache %s", path, upstream),
+			if _, ok := found[path]; ok {
+				continue
+			}
+			if upstream.away.Load() == nil {
+				return nil, hint.With(fmt.Errorf("%s has disappeared from the upstream cache %s", path, upstream),
 					"run again to push it; if this upstream deletes things, take it off skip_upstream")
 			}
+			away[path] = true
 		}
 	}
-	return nil
+	return away, nil
 }

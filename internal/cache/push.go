@@ -100,9 +100,12 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 
 // push completes those closures that are nil.
 func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePath]nix.PathInfo, listed map[nix.StorePath]NarInfo, roots []nix.StorePath, closures []*Closure, pushed *Pushed) error {
-	for _, closure := range closures {
+	var incomplete []int
+	for i, closure := range closures {
 		if closure != nil {
 			req.Previous = append(slices.Clip(req.Previous), closure)
+		} else {
+			incomplete = append(incomplete, i)
 		}
 	}
 	begun := false
@@ -154,6 +157,39 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	pushed.Signed = len(signed)
 	maps.Copy(have, signed)
 
+	var completed []*Closure
+	for {
+		if err := c.send(ctx, req, send, have, pushed); err != nil {
+			return err
+		}
+		completed = nil
+		for _, i := range incomplete {
+			if closures[i], _, err = c.complete(ctx, roots[i], have); err != nil {
+				return err
+			}
+			completed = append(completed, closures[i])
+		}
+		away, err := c.checkUpstream(ctx, completed)
+		if err != nil {
+			return err
+		}
+		if len(away) == 0 {
+			break
+		}
+		// What was left to an upstream that can't be asked any more has to be sent.
+		send = nil
+		for _, info := range req.Infos {
+			if away[info.Path] {
+				delete(have, info.Path)
+				send = append(send, info)
+			}
+		}
+	}
+	return c.writeManifests(ctx, completed)
+}
+
+// send sends paths that the cache doesn't have, and adds them to those that it has.
+func (c *Cache) send(ctx context.Context, req PushRequest, send []nix.PathInfo, have map[nix.StorePath]NarInfo, pushed *Pushed) error {
 	u, err := c.newUploader(req.Source, req.Meter)
 	if err != nil {
 		return err
@@ -162,28 +198,14 @@ func (c *Cache) push(ctx context.Context, req PushRequest, local map[nix.StorePa
 	if err != nil {
 		return err
 	}
-	pushed.Unaddressed = nix.SortPaths(u.dropped)
+	pushed.Unaddressed = nix.SortPaths(append(pushed.Unaddressed, u.dropped...))
 	for _, ni := range sent {
 		pushed.SentPaths++
 		pushed.SentNarSize += ni.NarSize
 		pushed.SentBytes += ni.FileSize
 		have[ni.Path] = ni
 	}
-
-	var completed []*Closure
-	for i, root := range roots {
-		if closures[i] != nil {
-			continue
-		}
-		if closures[i], _, err = c.complete(ctx, root, have); err != nil {
-			return err
-		}
-		completed = append(completed, closures[i])
-	}
-	if err := c.checkUpstream(ctx, completed); err != nil {
-		return err
-	}
-	return c.writeManifests(ctx, completed)
+	return nil
 }
 
 // compare notes which paths the cache has with another content.

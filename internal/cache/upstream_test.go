@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"strings"
 	"testing"
 
@@ -133,5 +134,69 @@ func TestUpstreamLosesAPath(t *testing.T) {
 	wantError(t, err, "disappeared from the upstream cache https://upstream.example.org")
 	if got := keys(t, here, "closures/"); got != nil {
 		t.Errorf("published all the same: %v", got)
+	}
+}
+
+// An upstream that has gone away since the last push is done without: what was left
+// to it is sent. That it can't be asked is no damage, nor is anything missing.
+func TestUpstreamGoesAway(t *testing.T) {
+	ours, theirs := newKey(t, "ours-1"), newKey(t, "theirs-1")
+	s, root := sample(t)
+	there := &recorder{Store: named{blob.NewMemory(), "https://upstream.example.org"}}
+	push(t, New(there, Config{SigningKeys: []nix.SecretKey{theirs}}), s, s.infos[1].Path)
+	here := blob.NewMemory()
+	var warned []string
+	open := func() (*Cache, *Cache) { // as in a process of its own
+		upstream := New(there, Config{RequireSigs: true, PublicKeys: nix.Keys{theirs.Public()},
+			Optional: true, Warn: func(err error) { warned = append(warned, err.Error()) }})
+		return New(here, Config{RequireSigs: true, SigningKeys: []nix.SecretKey{ours}, Substituters: []*Cache{upstream}}), upstream
+	}
+	pushTo := func(c, upstream *Cache, root nix.StorePath, previous ...*Closure) *Pushed {
+		t.Helper()
+		pushed, err := c.Push(t.Context(), PushRequest{Root: root, Infos: s.closure(root), Source: s, Upstreams: []*Cache{upstream}, Previous: previous})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return pushed
+	}
+	c, upstream := open()
+	if pushed := pushTo(c, upstream, root); pushed.SentPaths != 2 {
+		t.Errorf("sent %d paths, want the 2 that the upstream lacks", pushed.SentPaths)
+	}
+
+	there.fail = func(string) error { return errors.New("connection refused") }
+	c, _ = open()
+	if _, err := c.Verify(t.Context(), []nix.StorePath{root}, false, nil); err == nil || !strings.Contains(err.Error(), "https://upstream.example.org can't be asked") {
+		t.Errorf("verified: %v", err)
+	}
+	if err := here.Delete(t.Context(), manifestKey(root)); err != nil {
+		t.Fatal(err)
+	}
+	_, err := c.Closure(t.Context(), root)
+	wantError(t, err, "not whole", "https://upstream.example.org can't be asked", "connection refused")
+
+	// The manifest is there again, as another push would leave it, and there is
+	// something to push.
+	there.fail = nil
+	c, upstream = open()
+	pushTo(c, upstream, root)
+	there.fail = func(string) error { return errors.New("connection refused") }
+	warned = nil
+	c, upstream = open()
+	previous, err := c.Closure(t.Context(), root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	next := s.add(t, "nixos-system-web-2", "the next system", root)
+	pushed := pushTo(c, upstream, next, previous)
+	if pushed.SentPaths != 3 {
+		t.Errorf("sent %d paths, want the new one and the 2 that were left to the upstream", pushed.SentPaths)
+	}
+	if manifest := read(t, here, manifestKey(next)); strings.Contains(manifest, "Upstream") {
+		t.Errorf("what was pushed still needs the upstream:\n%s", manifest)
+	}
+	checkValid(t, here)
+	if len(warned) != 1 || !strings.Contains(warned[0], "going on without https://upstream.example.org") {
+		t.Errorf("warned of %q", warned)
 	}
 }

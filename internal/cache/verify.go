@@ -147,6 +147,9 @@ func (c *Cache) inspect(ctx context.Context, path nix.StorePath) (NarInfo, error
 		if ni, ok := found[path]; ok {
 			return ni, nil
 		}
+		if unasked := c.unasked(); unasked != nil { // that is no damage
+			return NarInfo{}, storeError{fmt.Errorf("%w, and %w", err, unasked)}
+		}
 	}
 	if err != nil {
 		return NarInfo{}, err

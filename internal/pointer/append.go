@@ -3,10 +3,12 @@ package pointer
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 )
 
@@ -120,20 +122,45 @@ func (p *Pointer) readForWriting(ctx context.Context, seen *History) (*History, 
 		return history, err
 	}
 	plain, err := p.readPlain(ctx)
-	if err != nil || !plain.exists {
-		return history, err
+	if err != nil {
+		return nil, err
 	}
-	history, err = p.Read(ctx) // again: the copy may have come since
+	left := "only its plain-text copy is left"
+	if !plain.exists {
+		if seen != nil && seen.copy != nil { // Look has looked for the rest
+			return history, nil
+		}
+		left = "generations that had left it are still there"
+		if kept, err := p.hasKept(ctx); err != nil || !kept {
+			return history, err
+		}
+	}
+	history, err = p.Read(ctx) // again: it may have come since
 	if err == nil && len(history.entries) == 0 {
-		return nil, p.gone()
+		return nil, p.gone(left)
 	}
 	return history, err
 }
 
-// gone is the error of a pointer whose history was deleted, but not its copy: to
-// begin again would begin its numbers again, too.
-func (p *Pointer) gone() error {
-	return hint.With(fmt.Errorf("the history of %s is gone, and only its plain-text copy is left", p),
+// hasKept says whether there are generations that have left the history, as far as
+// the store lets us look.
+func (p *Pointer) hasKept(ctx context.Context) (bool, error) {
+	if !p.store.Capabilities().List {
+		return false, nil
+	}
+	for _, err := range p.store.List(ctx, p.config.Name.keptPrefix()) {
+		if errors.Is(err, blob.ErrPermission) {
+			return false, nil
+		}
+		return err == nil, err
+	}
+	return false, nil
+}
+
+// gone is the error of a pointer whose history was deleted, but not all that belongs
+// to it: to begin again would begin its numbers again, too.
+func (p *Pointer) gone(left string) error {
+	return hint.With(fmt.Errorf("the history of %s is gone, and %s", p, left),
 		"put %s back; or, to begin again at generation 1 (which its hosts and Concourse will take for an old one), delete %[2]s and %[2]s.d as well",
 		p.config.Name.historyKey(), p.config.Name.plainKey())
 }

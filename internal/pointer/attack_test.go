@@ -1,8 +1,10 @@
 package pointer
 
 import (
+	"context"
 	"errors"
 	"io"
+	"iter"
 	"strings"
 	"testing"
 	"time"
@@ -186,10 +188,48 @@ func TestRestart(t *testing.T) {
 	seen.Seen = mustRead(t, p)
 	_, err = p.Append(t.Context(), seen)
 	wantError(t, err, "only its plain-text copy is left")
+	_, err = p.Look(t.Context()) // before anything is built
+	wantError(t, err, "only its plain-text copy is left")
 
 	put(t, store, object, `{"pointer":"web-1","generations":[]}`)
 	_, err = p.Append(t.Context(), proposal("c"))
 	wantError(t, err, "it holds no generations")
+}
+
+func TestRestartOfAnOldPointer(t *testing.T) {
+	// Its object and the copy are gone; what has left the history isn't.
+	store := blob.NewMemory()
+	p := open(store)
+	fill(t, p, Keep+1)
+	for _, key := range []string{object, "pointers/web-1"} {
+		if err := store.Delete(t.Context(), key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := p.Look(t.Context()) // before anything is built
+	wantError(t, err, "generations that had left it are still there")
+	_, err = p.Append(t.Context(), proposal("c"))
+	wantError(t, err, "generations that had left it are still there")
+	seen := proposal("c")
+	seen.Seen = mustRead(t, p)
+	_, err = p.Append(t.Context(), seen)
+	wantError(t, err, "generations that had left it are still there")
+
+	// Another's generations are not its own, and who may not list can't know.
+	mustAppend(t, open(store, func(c *Config) { c.Name = "web" }), "a")
+	proposal := proposal("a")
+	blind := open(unlisted{store})
+	proposal.Seen = mustLook(t, blind)
+	if outcome, err := blind.Append(t.Context(), proposal); err != nil || outcome.Generation.Number != 1 {
+		t.Errorf("appended %+v, %v", outcome, err)
+	}
+}
+
+// An unlisted store may not be listed.
+type unlisted struct{ blob.Store }
+
+func (u unlisted) List(context.Context, string) iter.Seq2[blob.Info, error] {
+	return func(yield func(blob.Info, error) bool) { yield(blob.Info{}, blob.ErrPermission) }
 }
 
 func TestFreeze(t *testing.T) {

@@ -58,6 +58,7 @@ func (n *Name) UnmarshalText(text []byte) error {
 
 func (n Name) historyKey() string { return "pointers/" + string(n) + ".json" }
 func (n Name) plainKey() string   { return "pointers/" + string(n) }
+func (n Name) keptPrefix() string { return "pointers/" + string(n) + ".d/" }
 func (n Name) numberedKey(number uint64) string {
-	return "pointers/" + string(n) + ".d/" + strconv.FormatUint(number, 10) + ".json"
+	return n.keptPrefix() + strconv.FormatUint(number, 10) + ".json"
 }

@@ -65,7 +65,8 @@ func (p *Pointer) ReadIfChanged(ctx context.Context, etag string) (*History, err
 
 // Look is Read for those who are about to write: it reads the plain-text copy
 // at the same time, for an Append that gets the history as Proposal.Seen. It fails,
-// as Append would, if the history was deleted and only the copy is left.
+// as Append would, if the history was deleted and something else of the pointer is
+// left.
 func (p *Pointer) Look(ctx context.Context) (*History, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -83,10 +84,15 @@ func (p *Pointer) Look(ctx context.Context) (*History, error) {
 		return nil, err
 	}
 	history.copy = <-found
-	if len(history.entries) == 0 && history.copy != nil && history.copy.exists {
-		return p.readForWriting(ctx, nil) // which reads both again, should they have come just now
+	if len(history.entries) > 0 {
+		return history, nil
 	}
-	return history, nil
+	if history.copy != nil && !history.copy.exists {
+		if kept, err := p.hasKept(ctx); err != nil || !kept {
+			return history, err
+		}
+	}
+	return p.readForWriting(ctx, nil) // which reads both again, should they have come just now
 }
 
 // Find returns the generation of that number, 0 for the newest, from the history or

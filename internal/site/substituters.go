@@ -43,9 +43,7 @@ func decodeSubstituters(o *fields.Object, trusted nix.Keys) []Substituter {
 			o.FailWith("skip_upstream", err)
 			continue
 		}
-		i := slices.IndexFunc(list, func(s Substituter) bool {
-			return s.Cache.Store != nil && s.Cache.Store.String() == u.Store.String()
-		})
+		i := slices.IndexFunc(list, func(s Substituter) bool { return s.isAt(u) })
 		if i < 0 {
 			i = len(list)
 			list = append(list, Substituter{Cache: u})
@@ -66,4 +64,17 @@ func decodeSubstituters(o *fields.Object, trusted nix.Keys) []Substituter {
 		}
 	}
 	return list
+}
+
+// isAt says whether the substituter is the cache at a URL, however that is written.
+func (s *Substituter) isAt(u CacheURL) bool {
+	if s.Cache.IsZero() {
+		return false
+	}
+	ours, err := blob.LocationOf(s.Cache.Store, s.Access)
+	if err != nil {
+		return false
+	}
+	theirs, err := blob.LocationOf(u.Store, s.Access)
+	return err == nil && ours == theirs
 }
