@@ -91,6 +91,7 @@ func Run(ctx context.Context, r Request) (result *Result, err error) {
 	if err != nil {
 		return nil, err
 	}
+	defer dest.close()
 
 	// Which closure is it?
 	source := r.Site.Pointer(r.Pointer)
