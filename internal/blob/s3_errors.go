@@ -28,6 +28,9 @@ func (s *S3) explain(err error, action, key string) error {
 	if errors.As(err, &api) && api.ErrorCode() != "" {
 		code, message = api.ErrorCode(), api.ErrorMessage()
 	}
+	if unread := new(smithy.DeserializationError); status/100 == 2 && errors.As(err, &unread) {
+		return &remoteError{text: fmt.Sprintf("reading the answer of %s: %v", s.location.server(), unread.Err), cause: err}
+	}
 	explained := &remoteError{
 		text:  fmt.Sprintf("%s answers %d %s", s.location.server(), status, code),
 		kind:  kindOf(status, code),
