@@ -54,15 +54,15 @@ func (t answers) RoundTrip(request *http.Request) (*http.Response, error) {
 
 // neverHTTP returns err as one that no other attempt cures if what answers doesn't
 // speak HTTP, or doesn't end its header. The errors of net/http for that have no
-// types.
+// types. A header that is merely cut short is malformed, too, and may be whole the
+// next time.
 func neverHTTP(err error) error {
-	for _, text := range []string{
-		"malformed HTTP", "malformed MIME header",
-		"server response headers exceeded", "too many 1xx informational responses",
-	} {
-		if strings.Contains(err.Error(), text) {
-			return retry.Permanent(err)
-		}
+	text := err.Error()
+	_, answer, malformed := strings.Cut(text, `malformed HTTP response "`)
+	if malformed && !strings.HasPrefix(answer, "H") ||
+		strings.Contains(text, "server response headers exceeded") ||
+		strings.Contains(text, "too many 1xx informational responses") {
+		return retry.Permanent(err)
 	}
 	return err
 }
