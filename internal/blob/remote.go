@@ -25,17 +25,17 @@ type remote interface {
 }
 
 // getRemote is the Get of a remote store.
-func getRemote(ctx context.Context, r remote, policy retry.Policy, key string, opts GetOptions) (*Object, error) {
+func getRemote(ctx context.Context, r remote, patience Patience, key string, opts GetOptions) (*Object, error) {
 	if err := check(ctx, key); err != nil {
 		return nil, err
 	}
 	if err := checkOffset(opts.Offset, opts.Offset); err != nil {
 		return nil, err
 	}
-	body := &resumingBody{ctx: ctx, store: r, key: key, policy: policy, offset: opts.Offset}
+	body := &resumingBody{ctx: ctx, store: r, key: key, patience: patience, offset: opts.Offset}
 	var info Info
 	var encoding string
-	err := policy.Do(ctx, func() (err error) {
+	err := patience.Retry.Do(ctx, func() (err error) {
 		info, encoding, body.source, err = r.open(ctx, key, opts.Offset, "", opts.IfNoneMatch)
 		if opts.Offset > 0 && statusOf(err) == http.StatusRequestedRangeNotSatisfiable {
 			// There is nothing from there on, so it is the end or beyond it.
@@ -120,52 +120,27 @@ func rangeOf(source io.ReadCloser, offset, length int64, contentRange string) (s
 // breaks or stalls, it goes on where it was, as long as the object is still
 // the same one.
 type resumingBody struct {
-	ctx    context.Context
-	store  Store
-	key    string
-	policy retry.Policy
+	ctx      context.Context
+	store    Store
+	key      string
+	patience Patience
 
 	source io.ReadCloser // nil: to be opened again
-	pace   pace
-	offset int64 // of the object's next byte
-	size   int64 // of the object; -1 if unknown
+	offset int64         // of the object's next byte
+	size   int64         // of the object; -1 if unknown
 	breaks int
 	err    error // that ended it
+
+	gained int64         // bytes that came
+	waited time.Duration // in the time that was waited for them
 
 	// reopen opens the same version of the object at an offset. It is nil
 	// where that can't be told from another version.
 	reopen func(offset int64) (io.ReadCloser, error)
 }
 
-// A pace tells a server that sends, but so slowly that it would take for ever.
-type pace struct {
-	waited time.Duration // in the present window, for the server alone
-	bytes  int
-}
-
-// The slowest pace: so many bytes in each window of waiting. (A modem of 1995 makes
-// three times as much.)
-const (
-	paceWindow = 2 * time.Minute
-	paceBytes  = 128 << 10
-)
-
-var errTooSlow = fmt.Errorf("the server has sent less than %d KiB in %s", paceBytes>>10, paceWindow)
-
-// isTooSlow notes how long a read has waited for n bytes.
-func (p *pace) isTooSlow(n int, waited time.Duration) bool {
-	p.waited += waited
-	p.bytes += n
-	if p.waited < paceWindow {
-		return false
-	}
-	slow := p.bytes < paceBytes
-	*p = pace{}
-	return slow
-}
-
-// maxBreaks bounds how often one body may break. Each time, the policy bounds
-// how long we try to go on.
+// maxBreaks bounds how often one body may break. Each time, its patience
+// bounds how long we try to go on.
 const maxBreaks = 100
 
 // errReplaced ends a body that broke and whose object is no longer the same.
@@ -175,15 +150,33 @@ func (b *resumingBody) Read(p []byte) (n int, err error) {
 	if b.err != nil {
 		return 0, b.err
 	}
-	err = b.policy.Do(b.ctx, func() error {
+	begin := time.Now()
+	err = b.patience.Retry.Do(b.ctx, func() error {
 		n, err = b.read(p)
 		return err
 	})
+	if err == nil {
+		err = b.checkProgress(n, time.Since(begin))
+	}
 	if err != nil && err != io.EOF {
 		err = failed("reading", b.key, b.store, err)
 	}
 	b.err = err
 	return n, err
+}
+
+// checkProgress returns an error if what comes is too little to matter: a server that
+// sends a byte now and then would otherwise hold its reader for ever. How long the
+// reader takes between two bytes is not the server's fault.
+func (b *resumingBody) checkProgress(n int, waited time.Duration) error {
+	b.gained, b.waited = b.gained+int64(n), b.waited+waited
+	switch {
+	case b.gained >= b.patience.Least:
+		b.gained, b.waited = 0, 0
+	case b.waited > b.patience.Retry.Budget:
+		return fmt.Errorf("the server sends next to nothing: %d bytes in %s", b.gained, b.waited.Round(time.Second))
+	}
+	return nil
 }
 
 func (b *resumingBody) read(p []byte) (int, error) {
@@ -194,12 +187,8 @@ func (b *resumingBody) read(p []byte) (int, error) {
 		}
 		b.source = source
 	}
-	begin := time.Now()
 	n, err := b.source.Read(p)
 	b.offset += int64(n)
-	if b.pace.isTooSlow(n, time.Since(begin)) {
-		return 0, retry.Permanent(errTooSlow)
-	}
 	if n > 0 || err == nil {
 		return n, nil // an error that comes with bytes comes again with the next Read
 	}

@@ -94,7 +94,7 @@ func (s *S3) Location() Location { return Location{s.location.url(s.String())} }
 
 // Get implements [Store].
 func (s *S3) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
-	object, err := getRemote(ctx, s, s.config.Patience.Retry, key, opts)
+	object, err := getRemote(ctx, s, s.config.Patience, key, opts)
 	if err != nil {
 		return nil, failed("reading", key, s, err)
 	}

@@ -30,13 +30,21 @@ func (s *S3) explain(err error, action, key string) error {
 	if errors.As(err, &api) && api.ErrorCode() != "" {
 		code, message = api.ErrorCode(), api.ErrorMessage()
 	}
+	if status == http.StatusNotFound && code == "NotFound" && message == http.StatusText(status) {
+		// The SDK has made that of the status alone. The answer to a HEAD has no
+		// more; any other of an S3 server would have a code.
+		if methodOf(err) != http.MethodHead {
+			return hint.With(&remoteError{text: fmt.Sprintf("%s answers %d without a code of S3", s.location.server(), status), cause: err},
+				"is it an S3 server, and the endpoint in the cache's URL right?")
+		}
+	}
+	if unread := new(smithy.DeserializationError); status/100 == 2 && errors.As(err, &unread) {
+		return &remoteError{text: fmt.Sprintf("reading the answer of %s: %v", s.location.server(), unread.Err), cause: err}
+	}
 	explained := &remoteError{
 		text:  fmt.Sprintf("%s answers %d %s", s.location.server(), status, code),
 		kind:  kindOf(status, code),
 		cause: err,
-	}
-	if status == http.StatusNotFound && message == "" && code == http.StatusText(status) {
-		return hint.With(explained, "an S3 server would say what it doesn't have: is %s one, and the endpoint in the cache's URL right?", s.location.server())
 	}
 	if message != "" && message != http.StatusText(status) {
 		explained.text += ": " + strings.TrimSuffix(message, ".")
@@ -108,6 +116,15 @@ func inPolicies(key string) string {
 		return dir + "*"
 	}
 	return key
+}
+
+// methodOf returns the method of the request that err is the answer to.
+func methodOf(err error) string {
+	var answer *smithyhttp.ResponseError
+	if errors.As(err, &answer) && answer.Response.Request != nil {
+		return answer.Response.Request.Method
+	}
+	return ""
 }
 
 // codeOf returns the error code of S3 that err is about, if any.

@@ -158,3 +158,40 @@ func TestS3ErrorWithoutWords(t *testing.T) {
 		t.Errorf("the error is %v", err)
 	}
 }
+
+// TestS3NotFound tells an object that isn't there from everything else that is
+// answered by status 404: a server that isn't S3 is not an empty bucket.
+func TestS3NotFound(t *testing.T) {
+	document := func(code string) string {
+		return `<?xml version="1.0" encoding="UTF-8"?><Error><Code>` + code + `</Code><Message>words of the server</Message></Error>`
+	}
+	for _, test := range []struct {
+		name, body string
+		missing    bool
+	}{
+		{"NoSuchKey", document("NoSuchKey"), true},
+		{"NotFound", document("NotFound"), true},
+		{"NoSuchBucket", document("NoSuchBucket"), false},
+		{"an unknown user of versitygw", document("XAdminUserNotFound"), false},
+		{"a web page", "<!doctype html><html><body>Not Found</body></html>", false},
+		{"nothing", "", false},
+		{"a document without a code", "<Error></Error>", false},
+		{"text", "404 page not found", false},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				w.WriteHeader(http.StatusNotFound)
+				io.WriteString(w, test.body)
+			}))
+			defer server.Close()
+			store := openStore(t, s3test.CacheAt(server.URL, "bucket"), blob.Config{})
+			_, err := store.Get(t.Context(), "object", blob.GetOptions{})
+			if errors.Is(err, blob.ErrNotExist) != test.missing || err == nil {
+				t.Errorf("a GET: %v", err)
+			}
+			if _, err := store.Stat(t.Context(), "object"); !errors.Is(err, blob.ErrNotExist) {
+				t.Errorf("a HEAD, which has no body: %v", err)
+			}
+		})
+	}
+}

@@ -18,12 +18,18 @@ import (
 // Patience is how long a store that is reached over the network bears with it.
 type Patience struct {
 	Retry retry.Policy
-	Stall time.Duration // a connection on which nothing moves for so long is dead
+	Stall time.Duration // a connection on which nothing moves for so long is dead, and so is one on which no answer begins
+
+	// An object of which fewer than Least bytes come in the time of Retry.Budget
+	// doesn't get any further, and an answer that is no object ends in the time of
+	// Answer. There is no such bound if they are 0.
+	Least  int64
+	Answer time.Duration
 }
 
 // DefaultPatience leaves a server a minute to think, which some need to put a
-// large upload together.
-var DefaultPatience = Patience{Retry: retry.Default, Stall: time.Minute}
+// large upload together, and ten until that is done, as they send blanks meanwhile.
+var DefaultPatience = Patience{Retry: retry.Default, Stall: time.Minute, Least: 64 << 10, Answer: 10 * time.Minute}
 
 // product is how we introduce ourselves to servers; our version goes with it.
 const product = "nixos-closure"
@@ -62,7 +68,7 @@ func newTransport(config Config, secure bool) (http.RoundTripper, error) {
 		go x509.SystemCertPool()
 	}
 	dialer := &net.Dialer{Timeout: config.Patience.Stall}
-	return newPacer(identified{&http.Transport{
+	return newPacer(answers{time: config.Patience.Answer, next: identified{&http.Transport{
 		Proxy: http.ProxyFromEnvironment,
 		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
 			conn, err := dialer.DialContext(ctx, network, address)
@@ -79,14 +85,16 @@ func newTransport(config Config, secure bool) (http.RoundTripper, error) {
 		},
 		TLSClientConfig:       &tls.Config{RootCAs: authorities, InsecureSkipVerify: config.SkipSSLVerification},
 		TLSHandshakeTimeout:   config.Patience.Stall,
-		ResponseHeaderTimeout: config.Patience.Stall, // from when the request is sent
+		ResponseHeaderTimeout: config.Patience.Stall, // to its end, once the request is sent
 		IdleConnTimeout:       config.Patience.Stall / 2,
 		ExpectContinueTimeout: time.Second,
 		MaxIdleConnsPerHost:   64,   // as many as we have requests in flight, to use them again
 		DisableCompression:    true, // what we read is hashed as it was stored
 		WriteBufferSize:       64 << 10,
 		ReadBufferSize:        64 << 10,
-	}}), nil
+
+		MaxResponseHeaderBytes: maxHeader,
+	}}}), nil
 }
 
 type identified struct{ next http.RoundTripper }

@@ -51,8 +51,8 @@ func openWeb(u *url.URL, config Config) (*Web, error) {
 			switch {
 			case len(via) == maxRedirects:
 				return retry.Permanent(fmt.Errorf("redirected more than %d times", maxRedirects))
-			case next.URL.Scheme != "http" && next.URL.Scheme != "https":
-				return retry.Permanent(fmt.Errorf("redirected to a URL of %s, which is no web server's", next.URL.Scheme))
+			case next.URL.Scheme != "https" && next.URL.Scheme != "http":
+				return retry.Permanent(fmt.Errorf("redirected to a %q URL, where no web server is", next.URL.Scheme))
 			}
 			return nil
 		},
@@ -106,7 +106,7 @@ func (w *Web) Location() Location { return Location{w.base.String()} }
 
 // Get implements [Store].
 func (w *Web) Get(ctx context.Context, key string, opts GetOptions) (*Object, error) {
-	object, err := getRemote(ctx, w, w.patience.Retry, key, opts)
+	object, err := getRemote(ctx, w, w.patience, key, opts)
 	if err != nil {
 		return nil, failed("reading", key, w, err)
 	}

@@ -263,17 +263,3 @@ func TestWebContentEncoding(t *testing.T) {
 		t.Errorf("beyond the limit: %v", err)
 	}
 }
-
-// A redirect to what is no web server is final, not a failure that could go away.
-func TestWebRedirectsElsewhere(t *testing.T) {
-	requests := 0
-	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		requests++
-		http.Redirect(w, r, "file:///etc/passwd", http.StatusFound)
-	}))
-	defer server.Close()
-	_, err := webStore(t, server, "", blob.Config{}).Get(t.Context(), "key", blob.GetOptions{})
-	if err == nil || !strings.Contains(err.Error(), "redirected to a URL of file") || requests != 1 {
-		t.Errorf("got %v after %d requests", err, requests)
-	}
-}

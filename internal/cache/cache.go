@@ -47,7 +47,8 @@ type Config struct {
 	SigningKeys []nix.SecretKey // each signs every path that is pushed
 
 	// Optional says that the cache can be done without: if it can't be reached, it
-	// is taken for empty, and Warn is told so, once.
+	// is taken for empty, and so is a narinfo that isn't valid for missing. Warn is
+	// told so, once.
 	Optional bool
 	Warn     func(error) // may be nil
 
@@ -69,6 +70,7 @@ type Cache struct {
 	store    blob.Store
 	config   Config
 	away     atomic.Pointer[error] // why it, which is optional, can't be asked
+	odd      atomic.Bool           // it is optional, and has a narinfo that isn't valid
 	denied   atomic.Pointer[error] // what it last said of a path that it denies; see absent
 	accepted accepted
 }

@@ -26,7 +26,7 @@ const maxLookups = 64
 func (c *Cache) lookup(ctx context.Context, path nix.StorePath) (NarInfo, string, error) {
 	ni, etag, err := c.lookupHash(ctx, path.HashPart(), path.String())
 	if err == nil && ni.Path != path {
-		err = c.invalid(path.String(), fmt.Errorf("it describes %s", ni.Path))
+		err = c.withoutIt(ctx, c.invalid(path.String(), fmt.Errorf("it describes %s", ni.Path)))
 	}
 	if err != nil {
 		return NarInfo{}, "", err
@@ -40,14 +40,23 @@ func (c *Cache) lookupHash(ctx context.Context, hash, name string) (NarInfo, str
 	if c.away.Load() != nil {
 		return NarInfo{}, "", fmt.Errorf("looking up %s: %s is away: %w", name, c, blob.ErrNotExist)
 	}
-	asked, cancel := c.askingContext(ctx)
+	if !c.config.Optional {
+		return c.readNarInfo(ctx, hash, name)
+	}
+	asked, cancel := context.WithTimeout(retry.Within(ctx, maxRetrying), maxAsking)
 	defer cancel()
-	text, info, err := blob.ReadAll(asked, c.store, hash+narinfoSuffix, maxNarInfoSize, blob.GetOptions{})
+	ni, etag, err := c.readNarInfo(asked, hash, name)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = fmt.Errorf("no answer within %s: %w", maxAsking, err)
+	}
+	return ni, etag, c.withoutIt(ctx, err)
+}
+
+// readNarInfo is lookupHash, whatever the cache is.
+func (c *Cache) readNarInfo(ctx context.Context, hash, name string) (NarInfo, string, error) {
+	text, info, err := blob.ReadAll(ctx, c.store, hash+narinfoSuffix, maxNarInfoSize, blob.GetOptions{})
 	if err != nil {
 		err = c.absent(err)
-		if c.setAside(ctx, err) {
-			err = fmt.Errorf("%w: %w", blob.ErrNotExist, err)
-		}
 		if tooLarge := new(blob.TooLargeError); !errors.Is(err, blob.ErrNotExist) && !errors.As(err, &tooLarge) {
 			err = storeError{err}
 		}
@@ -70,25 +79,29 @@ const (
 	maxRetrying = 2 * time.Second
 )
 
-// askingContext is the context of a request for something that an optional cache
-// may have.
-func (c *Cache) askingContext(ctx context.Context) (context.Context, context.CancelFunc) {
-	if !c.config.Optional {
-		return ctx, func() {}
+// withoutIt returns err, met in looking up a path, as one that wraps
+// blob.ErrNotExist if the cache is optional. It warns, once, of what is done without:
+// all of the cache, if it can't be read; else what it has that isn't valid.
+func (c *Cache) withoutIt(ctx context.Context, err error) error {
+	if err == nil || !c.config.Optional || errors.Is(err, blob.ErrNotExist) || ctx.Err() != nil {
+		return err
 	}
-	return context.WithTimeout(retry.Within(ctx, maxRetrying), maxAsking)
+	var failed storeError
+	switch {
+	case !errors.As(err, &failed):
+		if !c.odd.Swap(true) {
+			c.warn(hint.With(fmt.Errorf("going on without what can't be read of %s: %w", c, err), "is it a Nix cache, and its URL right?"))
+		}
+	case c.away.CompareAndSwap(nil, &err):
+		c.warn(hint.With(fmt.Errorf("going on without %s: %w", c, err), "what it has is taken from elsewhere, built or sent"))
+	}
+	return fmt.Errorf("%w: %w", blob.ErrNotExist, err)
 }
 
-// setAside says whether err, met in asking the cache, is reason to do without it
-// from now on.
-func (c *Cache) setAside(ctx context.Context, err error) bool {
-	if !c.config.Optional || err == nil || errors.Is(err, blob.ErrNotExist) || errors.As(err, new(*blob.TooLargeError)) || ctx.Err() != nil {
-		return false
+func (c *Cache) warn(err error) {
+	if c.config.Warn != nil {
+		c.config.Warn(err)
 	}
-	if c.away.CompareAndSwap(nil, &err) && c.config.Warn != nil {
-		c.config.Warn(hint.With(fmt.Errorf("going on without %s: %w", c, err), "what it has is taken from elsewhere, built or sent"))
-	}
-	return true
 }
 
 // unasked returns an error if there are substituters that can't be asked: what the
@@ -178,8 +191,8 @@ func (c *Cache) lookupUpstream(ctx context.Context, paths []nix.StorePath, found
 // warnDenied tells, once, of an optional cache that has denied what was asked for
 // and has had nothing else to say.
 func (c *Cache) warnDenied(found int) {
-	if denied := c.denied.Swap(nil); denied != nil && found == 0 && c.away.CompareAndSwap(nil, denied) && c.config.Warn != nil {
-		c.config.Warn(fmt.Errorf("going on without %s, which denies all that it was asked for: %w", c, *denied))
+	if denied := c.denied.Swap(nil); denied != nil && found == 0 && c.away.CompareAndSwap(nil, denied) {
+		c.warn(fmt.Errorf("going on without %s, which denies all that it was asked for: %w", c, *denied))
 	}
 }
 

@@ -1,6 +1,7 @@
 package download
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -17,7 +18,14 @@ const GenerationFile = "generation.json"
 // A destination is the directory that a get fills. It is empty at first. In
 // Concourse it is a mount point: it can't be replaced as a whole, so a get that
 // fails has to clear it.
-type destination struct{ dir string }
+type destination struct {
+	dir   string
+	spare []*os.File // descriptors that clear will need, however few are left then
+}
+
+// spareDescriptors is how many are kept for clear, which has two open at once, and
+// for what else may happen meanwhile, such as a connection that is being given up.
+const spareDescriptors = 4
 
 func openDestination(dir string) (destination, error) {
 	if dir == "" {
@@ -35,7 +43,23 @@ func openDestination(dir string) (destination, error) {
 		return destination{}, hint.With(fmt.Errorf("the destination %s is not empty: it has %s", dir, entries[0].Name()),
 			"Concourse gives each get an empty directory; by hand, make a new one")
 	}
-	return destination{dir}, nil
+	d := destination{dir: dir}
+	for range spareDescriptors {
+		file, err := os.Open(dir)
+		if err != nil {
+			d.close()
+			return destination{}, fmt.Errorf("opening the destination: %w", err)
+		}
+		d.spare = append(d.spare, file)
+	}
+	return d, nil
+}
+
+// close gives up what the destination holds, but not what is in it.
+func (d destination) close() {
+	for _, file := range d.spare {
+		file.Close()
+	}
 }
 
 // path is where the named file belongs.
@@ -54,22 +78,65 @@ func (d destination) write(name, content string) error {
 	return os.WriteFile(d.path(name), []byte(content), 0o644)
 }
 
-// clear removes all that is in the destination. What stands for a whole result
-// goes first, store paths, which are read-only, are made writable.
+// clear removes all that is in the destination, and closes it. What stands for a
+// whole result goes first; store paths, which are read-only, are made writable.
+//
+// A tree may be deeper than there are descriptors left, and its names longer than
+// the system takes a path. So directories are moved to the top before they are
+// emptied, and two descriptors will do for any tree.
 func (d destination) clear() error {
-	err := os.RemoveAll(d.path(GenerationFile))
-	d.walk(func(dir *os.Root, _ string, entry fs.DirEntry) error {
-		if entry.IsDir() {
-			dir.Chmod(entry.Name(), 0o755)
-		}
-		return nil
-	})
-	entries, readErr := os.ReadDir(d.dir)
-	err = errors.Join(err, readErr)
-	for _, entry := range entries {
-		err = errors.Join(err, os.RemoveAll(d.path(entry.Name())))
+	d.close()
+	root, err := os.OpenRoot(d.dir)
+	if err != nil {
+		return err
 	}
-	return err
+	defer root.Close()
+	var failure error // the first
+	must := func(err error) bool {
+		failure = cmp.Or(failure, err)
+		return err == nil
+	}
+	if err := root.Remove(GenerationFile); !errors.Is(err, fs.ErrNotExist) {
+		must(err)
+	}
+	moved := 0
+	for directories := []string{"."}; len(directories) > 0; {
+		dir := directories[len(directories)-1]
+		directories = directories[:len(directories)-1]
+		entries, err := readDir(root, dir)
+		must(err)
+		for _, entry := range entries {
+			name := path.Join(dir, entry.Name())
+			if !entry.IsDir() {
+				must(root.Remove(name))
+				continue
+			}
+			must(root.Chmod(name, 0o700))
+			if dir != "." {
+				moved++
+				top := fmt.Sprintf(".clearing-%d", moved)
+				if !must(root.Rename(name, top)) {
+					continue
+				}
+				name = top
+			}
+			directories = append(directories, name)
+		}
+		if dir != "." {
+			must(root.Remove(dir))
+		}
+	}
+	return failure
+}
+
+// readDir lists a directory of dir.
+func readDir(dir *os.Root, name string) ([]fs.DirEntry, error) {
+	file, err := dir.Open(name)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return file.ReadDir(-1)
 }
 
 // walk visits all that is in the destination, directories before what they
@@ -86,12 +153,7 @@ func (d destination) walk(visit func(dir *os.Root, name string, entry fs.DirEntr
 }
 
 func walk(dir *os.Root, above string, visit func(dir *os.Root, name string, entry fs.DirEntry) error) error {
-	file, err := dir.Open(".")
-	if err != nil {
-		return err
-	}
-	entries, err := file.ReadDir(-1)
-	file.Close()
+	entries, err := readDir(dir, ".")
 	if err != nil {
 		return err
 	}

@@ -39,7 +39,7 @@ func TestDestinationClear(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := (destination{dir}).clear(); err != nil {
+		if err := (destination{dir: dir}).clear(); err != nil {
 			t.Fatal(err)
 		}
 	})

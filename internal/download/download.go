@@ -84,13 +84,11 @@ func (e *AlsoError) Unwrap() error { return e.err }
 // empty.
 func Run(ctx context.Context, r Request) (result *Result, err error) {
 	r.Format = cmp.Or(r.Format, Rootfs)
-	if err := checkOpenFiles(); err != nil {
-		return nil, err
-	}
 	dest, err := openDestination(r.Dir)
 	if err != nil {
 		return nil, err
 	}
+	defer dest.close()
 
 	// Which closure is it?
 	source := r.Site.Pointer(r.Pointer)

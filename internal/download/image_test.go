@@ -117,7 +117,7 @@ func TestMakeImageOfHostileClosure(t *testing.T) {
 // destinationWith is one whose rootfs has the files of a closure.
 func destinationWith(t *testing.T, files map[string]string) (destination, *cache.Closure) {
 	t.Helper()
-	dest := destination{t.TempDir()}
+	dest := destination{dir: t.TempDir()}
 	paths := map[string]bool{rootPath: true}
 	for name, content := range files {
 		paths[strings.Join(strings.SplitN(name, "/", 5)[:4], "/")] = true

@@ -86,23 +86,6 @@ func (d destination) hasRoom(n need) error {
 	return hint.With(err, "make room on that file system, in Concourse the worker's; %s takes next to none", hint.Term("format: none"))
 }
 
-// minFiles is how many files a process must be allowed to have open to download:
-// those that are written side by side, connections, and what it takes to clear up.
-const minFiles = 128
-
-// checkOpenFiles returns an error if this process may have too few files open to
-// download, or to clear up if that fails. (Go has raised the limit as far as it may.)
-func checkOpenFiles() error {
-	var limit unix.Rlimit
-	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
-		return fmt.Errorf("asking how many files may be open: %w", err)
-	}
-	if limit.Cur < minFiles {
-		return hint.With(fmt.Errorf("this process may have %d files open, and needs %d to download a closure", limit.Cur, minFiles), "raise the limit (ulimit -n)")
-	}
-	return nil
-}
-
 // boundless is what a file system has of what it doesn't count.
 const boundless = 1<<63 - 1
 

@@ -43,7 +43,7 @@ func TestNeeds(t *testing.T) {
 
 // Each thing that a file system may lack has its advice; other errors have none.
 func TestExplain(t *testing.T) {
-	dest := destination{"/dest"}
+	dest := destination{dir: "/dest"}
 	at := func(op string, errno unix.Errno) error {
 		return fmt.Errorf("unpacking: %w", &fs.PathError{Op: op, Path: "/dest/x", Err: errno})
 	}

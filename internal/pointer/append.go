@@ -33,6 +33,15 @@ func (e *MovedError) Error() string {
 	return fmt.Sprintf("the newest generation is %d, not %d", e.Got, e.Want)
 }
 
+// An OverwrittenError says that the store took a generation, and that another
+// writer's was then in its place: the store's conditional writes are not atomic, or
+// the other writer makes none.
+type OverwrittenError struct{ Number uint64 }
+
+func (e *OverwrittenError) Error() string {
+	return fmt.Sprintf("another writer has overwritten generation %d", e.Number)
+}
+
 // Append makes the proposal the pointer's newest generation, unless that
 // already has its path and hash: then nothing moves, whatever IfGeneration
 // says, and if less than half of ExpiresAfter is left, its expiry is renewed.
@@ -41,14 +50,39 @@ func (e *MovedError) Error() string {
 // signatures of SigningKeys that they lack, and the plain-text copy is right
 // when Append returns.
 //
-// An error that wraps a [*MovedError], an [*OlderError] or an [*OvertakenError]
-// says that nothing was changed. After any other, the proposal may have become a generation or not;
+// If another writer overwrites the generation, Append makes it again, with the next
+// number; an error of that then also wraps an [*OverwrittenError].
+//
+// An error that wraps a [*MovedError], an [*OlderError] or an [*OvertakenError] says
+// that nothing was changed. After any other, the proposal may have become a generation
+// or not;
 // appending it again is right in both cases.
 func (p *Pointer) Append(ctx context.Context, proposal Proposal) (Outcome, error) {
 	if err := p.Writable(); err != nil {
 		return Outcome{}, err
 	}
 	proposal.Details.Run = rand.Text()
+	var lost error // what became of the generation before
+	for tries := 1; ; tries++ {
+		outcome, err := p.appendOnce(ctx, proposal)
+		if err == nil {
+			return outcome, nil
+		}
+		var overwritten *OverwrittenError
+		again := errors.As(err, &overwritten) && !p.config.SingleWriter && tries < maxTries
+		switch {
+		case again:
+			lost, proposal.Seen = overwritten, nil
+		case lost != nil:
+			return Outcome{}, fmt.Errorf("%w: %w", lost, err)
+		default:
+			return Outcome{}, err
+		}
+	}
+}
+
+// appendOnce is Append without a second try.
+func (p *Pointer) appendOnce(ctx context.Context, proposal Proposal) (Outcome, error) {
 	outcome, history, step, err := p.swap(ctx, proposal)
 	if err != nil {
 		return Outcome{}, err

@@ -325,17 +325,23 @@ func TestWriteThatIsOverwritten(t *testing.T) {
 	for name, test := range map[string]struct {
 		ignorant bool
 		option   func(*Config)
+		only     *uint64 // IfGeneration
+		err      string
+		want     string
 	}{
-		"ignored conditions": {true, func(*Config) {}},
-		"single writer":      {false, func(c *Config) { c.SingleWriter = true }},
+		"ignored conditions":                  {true, func(*Config) {}, nil, "", "3:b 2:x 1:a"},
+		"ignored conditions, and one to obey": {true, func(*Config) {}, new(uint64(1)), "another writer has overwritten generation 2: pointer web-1 in memory: has moved: the newest generation is 2, not 1", "2:x 1:a"},
+		"single writer":                       {false, func(c *Config) { c.SingleWriter = true }, nil, "generation 2 of pointer web-1 in memory:: it was written, and can't be read back: another writer has overwritten generation 2", "2:x 1:a"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			store := unconditional{blob.NewMemory(), test.ignorant}
 			mustAppend(t, open(store, test.option), "a")
+			once := true
 			overwritten := storeFunc{Store: store, put: func(key string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
-				if key != object {
+				if key != object || !once {
 					return next()
 				}
+				once = false
 				// The other one has read by now, and writes after us.
 				second := before(store, object, 1, func() {
 					if _, err := next(); err != nil {
@@ -345,10 +351,41 @@ func TestWriteThatIsOverwritten(t *testing.T) {
 				mustAppend(t, open(second, test.option), "x")
 				return store.Stat(t.Context(), key)
 			}}
-			_, err := open(overwritten, test.option).Append(t.Context(), proposal("b"))
-			wantError(t, err, "generation 2 of pointer web-1 in memory:: it was written, and can't be read back: another writer has overwritten it")
-			wantGenerations(t, open(store, test.option), "2:x 1:a")
+			proposal := proposal("b")
+			proposal.IfGeneration = test.only
+			outcome, err := open(overwritten, test.option).Append(t.Context(), proposal)
+			if test.err != "" {
+				wantError(t, err, test.err)
+			} else if err != nil || !outcome.Moved || outcome.Generation.Number != 3 {
+				t.Errorf("got %+v, %v", outcome, err)
+			}
+			wantGenerations(t, open(store, test.option), test.want)
 		})
+	}
+}
+
+// Whoever is overwritten again and again says so at last.
+func TestWriteThatIsAlwaysOverwritten(t *testing.T) {
+	store := unconditional{blob.NewMemory(), true}
+	mustAppend(t, open(store), "a")
+	writes := 0
+	overwritten := storeFunc{Store: store, put: func(key string, _ blob.PutOptions, next func() (blob.Info, error)) (blob.Info, error) {
+		if key != object {
+			return next()
+		}
+		writes++
+		second := before(store, object, 1, func() {
+			if _, err := next(); err != nil {
+				t.Error(err)
+			}
+		})
+		mustAppend(t, open(second), "x"+strconv.Itoa(writes))
+		return store.Stat(t.Context(), key)
+	}}
+	_, err := open(overwritten).Append(t.Context(), proposal("b"))
+	var lost *OverwrittenError
+	if !errors.As(err, &lost) || writes != maxTries {
+		t.Errorf("after %d writes: %v", writes, err)
 	}
 }
 

@@ -76,14 +76,15 @@ func (p *Pointer) onlyIf(exists bool, etag string) blob.PutOptions {
 	}
 }
 
-// confirm returns an error unless g, which the store took, is still there.
+// confirm returns an error unless g, which the store took, is still there: an
+// [*OverwrittenError], if another writer's is.
 func (p *Pointer) confirm(ctx context.Context, history *History, g Generation) error {
 	found, err := p.FindIn(ctx, history, g.Number)
 	if err == nil && found.Details.Run == g.Details.Run {
 		return nil
 	}
 	if err == nil || errors.Is(err, ErrGone) {
-		err = errors.New("another writer has overwritten it")
+		err = &OverwrittenError{g.Number}
 	}
 	return hint.With(fmt.Errorf("it was written, and can't be read back: %w", err),
 		"either the store does not honour conditional writes, or a writer with conditional_writes: false is not the only one; put again once there is only one writer")

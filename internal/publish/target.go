@@ -92,6 +92,9 @@ func (t *Target) Move(ctx context.Context, c *console.Console, proposal pointer.
 		if proposal.IfGeneration != nil || !errors.As(err, &moved) {
 			return outcome, changed, err
 		}
+		if overwritten := (*pointer.OverwrittenError)(nil); errors.As(err, &overwritten) {
+			c.Warn("%s: %v, and it is made again: the store's conditional writes are not atomic, or somebody makes none", t.Name, overwritten)
+		}
 		if err := t.Read(ctx); err != nil {
 			return pointer.Outcome{}, nil, err
 		}
