@@ -94,7 +94,7 @@ func (d *Directory) askOnce(ctx context.Context, namespaces uintptr, each func(r
 	cmd := exec.CommandContext(ctx, "/proc/self/exe")
 	cmd.Args = append([]string{childName}, question...)
 	cmd.Env = []string{}
-	cmd.Dir = d.copy.Path()
+	cmd.Dir = d.copyDir()
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Cloneflags: namespaces}
 	stdout, err := cmd.StdoutPipe()
 	if err != nil {

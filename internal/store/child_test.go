@@ -73,6 +73,11 @@ func TestChildHasNothing(t *testing.T) {
 	if want := "0 variables, 2 arguments, uid 65534, /etc: false, 0 interfaces up"; got != want {
 		t.Errorf("it has %s, want %s", got, want)
 	}
+	// What the database was copied to is still ours, to remove if we are killed.
+	var stat unix.Stat_t
+	if err := unix.Stat(d.copy.Path(), &stat); err != nil || stat.Uid != 0 {
+		t.Errorf("the temporary directory belongs to user %d: %v", stat.Uid, err)
+	}
 }
 
 // It takes no more memory than it may.

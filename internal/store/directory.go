@@ -25,7 +25,7 @@ import (
 // process; see child.go.
 type Directory struct {
 	dir  string       // without nix/store
-	copy *tempdir.Dir // that the database was copied to
+	copy *tempdir.Dir // that the database was copied to, below copyDir
 }
 
 // IsDirectory says whether a store lies below dir.
@@ -75,14 +75,21 @@ func (d *Directory) copyDatabase() error {
 	if d.copy, err = tempdir.New("db"); err != nil {
 		return err
 	}
+	if err := os.Mkdir(d.copyDir(), 0o700); err != nil {
+		return err
+	}
 	for _, suffix := range []string{"", "-wal", "-journal"} {
-		err := copyFile(root, databaseFile+suffix, filepath.Join(d.copy.Path(), "db.sqlite"+suffix))
+		err := copyFile(root, databaseFile+suffix, filepath.Join(d.copyDir(), "db.sqlite"+suffix))
 		if err != nil && !(suffix != "" && errors.Is(err, fs.ErrNotExist)) {
 			return err
 		}
 	}
 	return nil
 }
+
+// copyDir is the directory that the child gets for its own, the user who it
+// becomes included.
+func (d *Directory) copyDir() string { return filepath.Join(d.copy.Path(), "db") }
 
 func copyFile(root *os.Root, name, to string) error {
 	from, err := regular.Open(root, name, maxDatabase)
