@@ -76,8 +76,8 @@ func TestSourceOfNixRefuses(t *testing.T) {
 			"error: source.ssh_key: this is a public key of ssh, where the private key belongs",
 			"hint: the private one is in the file without .pub"}},
 		{"ssh_key", "/root/.ssh/id_ed25519", []string{
-			"error: source.ssh_key: this is the name of a file, and a resource has no files",
-			"hint: put the key itself into the source: ssh_key: ((ssh_key))"}},
+			"error: source.ssh_key: this is the name of a file, where the key itself belongs",
+			"hint: give the key itself: ssh_key: ((ssh_key))"}},
 		{"ssh_key", strings.Join(strings.Fields(key), " "), []string{
 			"error: source.ssh_key: this private key of ssh is damaged",
 			"hint: its lines must stay lines: in YAML, write it after ssh_key: |"}},

@@ -257,7 +257,7 @@ func (b *builder) findOrBuild(ctx context.Context, d nixcmd.Derivation) (*publis
 	}
 	if b.when == Never {
 		return nil, hint.With(fmt.Errorf("%s is not in %s, whole, and may not be built", d.OutPath, b.site.Cache),
-			"put it where it is built first, or leave out %s", hint.Term("build: never"))
+			"build and push it first, or leave out %s", hint.Term("build: never"))
 	}
 	if err := b.site.Cache.CheckWritable(ctx, d.Path); err != nil {
 		return nil, err

@@ -180,7 +180,7 @@ func (c *Cache) missing(root, path, referrer nix.StorePath) error {
 			"if it was left to that cache by skip_upstream, it is there: run again when that can be reached")
 	}
 	return hint.With(fmt.Errorf("the closure of %s is not whole: %s, which %s refers to, is not in %s", root, path, referrer, c),
-		"if it was pushed with skip_upstream, list the same caches here, in substituters; otherwise something has deleted objects: put the closure again")
+		"if it was pushed with skip_upstream, list the same caches here, in substituters; otherwise something has deleted objects: push the closure again")
 }
 
 // sortClosure returns those of paths that root leads to, references before what

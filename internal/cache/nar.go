@@ -159,7 +159,7 @@ func (r *narReader) damaged(what string, want, got any) error {
 
 func (c *Cache) damaged(ni *NarInfo, what string, want, got any) error {
 	return hint.With(&VerifyError{ni.Path, c.String(), ni.URL, what, fmt.Sprint(want), fmt.Sprint(got)},
-		"nixos-closure verify finds all that is damaged, and says what to delete before the closure is put again")
+		"nixos-closure verify finds all that is damaged, and says what to delete before the closure is pushed again")
 }
 
 // Close gives up the request. It must be called.

@@ -100,7 +100,7 @@ var notValid = regexp.MustCompile(`path '([^']*)' is not valid`)
 // invalid says that the store hasn't got a path.
 func invalid(path string) error {
 	return hint.With(fmt.Errorf("%s is not valid in it", path),
-		"the container of a put has a store of its own: build the path there, or name by NIX_REMOTE a store that has it")
+		"build the path here (the container of a step has a store of its own), or name by NIX_REMOTE a store that has it")
 }
 
 // parsePathInfos reads what nix path-info --json prints: since Nix 2.19 an

@@ -230,7 +230,7 @@ func evaluationError(i Installable, said string, err error) error {
 	}
 	if exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL { // which it isn't if it ended by itself
 		return hint.With(fmt.Errorf("%s can't be evaluated (nix: %w)", i, err),
-			"perhaps memory ran out: a system takes up to 2 GiB; of many hosts, evaluate fewer side by side (eval_workers)")
+			"perhaps memory ran out: a system takes up to 2 GiB; of many hosts, evaluate fewer side by side (%s)", hint.Term("eval_workers"))
 	}
 	if message == "" {
 		return fmt.Errorf("%s can't be evaluated (nix: %w)", i, err)

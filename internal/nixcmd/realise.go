@@ -61,7 +61,7 @@ func (s *Store) Realise(ctx context.Context, derivations ...Derivation) ([]nix.S
 	}
 	err = failure
 	if log.diskFull {
-		return paths, hint.With(err, "the disk of the Nix store is full: that of a put is its worker's")
+		return paths, hint.With(err, "the disk of the Nix store is full; in Concourse, that is the worker's")
 	}
 	if s.settings.logsIn(toBuild) && len(log.unreached) > 0 {
 		return paths, hint.With(err, "machines among builders can't be reached: %s", strings.Join(log.unreached, "; "))

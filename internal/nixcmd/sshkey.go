@@ -34,8 +34,8 @@ func ParseSSHKey(text string) (SSHKey, error) {
 		return SSHKey{}, hint.With(errors.New("this is a public key of ssh, where the private key belongs"),
 			"the private one is in the file without .pub")
 	case strings.HasPrefix(first, "/") || strings.HasPrefix(first, "~") || strings.HasPrefix(first, "./"):
-		return SSHKey{}, hint.With(errors.New("this is the name of a file, and a resource has no files"),
-			"put the key itself into the source: ssh_key: ((ssh_key))")
+		return SSHKey{}, hint.With(errors.New("this is the name of a file, where the key itself belongs"),
+			"give the key itself: %s", hint.Term("ssh_key: ((ssh_key))"))
 	case strings.HasPrefix(first, "-----BEGIN") && strings.Contains(first, " PRIVATE KEY"):
 		return SSHKey{}, hint.With(errors.New("this private key of ssh is damaged"),
 			"its lines must stay lines: in YAML, write it after ssh_key: |")

@@ -215,7 +215,7 @@ func (p *Pointer) plan(history *History, proposal Proposal) ([]Generation, Outco
 		}
 	case proposal.IfGeneration != nil && *proposal.IfGeneration != newest.Number:
 		return nil, Outcome{}, hint.With(fmt.Errorf("%s has moved: %w", p, &MovedError{*proposal.IfGeneration, newest.Number}),
-			"look at what it has moved to, and put again without if_generation or with the new number")
+			"look at what it has moved to, and %s without %s or with the new number", hint.Term("put again"), hint.Term("if_generation"))
 	default:
 		if err := p.checkOrigin(history, proposal); err != nil {
 			return nil, Outcome{}, err

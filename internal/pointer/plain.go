@@ -76,7 +76,7 @@ func (p *Pointer) settle(ctx context.Context, history *History, step plainStep) 
 			}
 			if len(history.Generations) == 0 {
 				return nil, hint.With(fmt.Errorf("the history of %s was deleted while it was written", p),
-					"put again, once nothing deletes it any more")
+					"%s, once nothing deletes it any more", hint.Term("put again"))
 			}
 			if next = history.plain(); next == plain.text {
 				return history, nil

@@ -21,7 +21,7 @@ func (g Generation) Origin(name Name, keys nix.Keys) (*Origin, error) {
 		}
 	}
 	return nil, hint.With(fmt.Errorf("generation %d of %s, as it is there, is not signed by an accepted key (%s)", g.Number, name, keys.Names()),
-		"it was changed, or is signed by a key that this source doesn't know: name that in from.pointer_public_keys")
+		"it was changed, or is signed by a key that isn't known here: name that in %s", hint.Term("from.pointer_public_keys"))
 }
 
 // An OlderError says that a promotion was refused because it would undo one of

@@ -215,7 +215,7 @@ func (p *Pointer) distrust(g Generation) error {
 	switch {
 	case len(g.Signatures) == 0:
 		return hint.With(invalid{fmt.Errorf("generation %d of %s is not signed; accepted are signatures by %s", g.Number, p, keys.Names())},
-			"if it was written so on purpose, put its path once with require_sigs: false and a signing_key, which signs it")
+			"if it was written so on purpose, publish its path once with require_sigs: false and a signing_key, which signs it")
 	case slices.ContainsFunc(g.Signatures, known):
 		return hint.With(invalid{fmt.Errorf("generation %d of %s does not match its signature by %s", g.Number, p, signers(g))},
 			"it was changed after it was signed, or signed for another pointer, or by another key of the same name: find out who wrote it before anything runs it")

@@ -87,7 +87,7 @@ func (p *Pointer) confirm(ctx context.Context, history *History, g Generation) e
 		err = &OverwrittenError{g.Number}
 	}
 	return hint.With(fmt.Errorf("it was written, and can't be read back: %w", err),
-		"either the store does not honour conditional writes, or a writer with conditional_writes: false is not the only one; put again once there is only one writer")
+		"either the store does not honour conditional writes, or a writer with conditional_writes: false is not the only one; %s once there is only one writer", hint.Term("put again"))
 }
 
 // maxTries bounds how often a conditional write is repeated that is refused
