@@ -28,7 +28,7 @@ type room struct {
 var rooms = map[string]room{
 	"cmd":                  {"the programs are three lines each", []string{"resource", "internal/command"}},
 	"resource":             {"it words requests and answers, and the engine does the work; it knows no command", []string{"internal/build", "internal/publish", "internal/download", "internal/site", "internal/fields", "internal/blob", "internal/console", "internal/pointer", "internal/nixcmd", "internal/regular", "internal/nix", "internal/hint"}},
-	"internal/command":     {"it reads flags and prints tables, and the engine does the work; it knows no pipeline", []string{"internal/build", "internal/publish", "internal/download", "internal/host", "internal/site", "internal/fields", "internal/blob", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/nixcmd", "internal/nix", "internal/hint", "internal/version"}},
+	"internal/command":     {"it reads flags and prints tables, and the engine does the work; it knows no pipeline", []string{"internal/build", "internal/publish", "internal/download", "internal/host", "internal/site", "internal/fields", "internal/blob", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/nixcmd", "internal/regular", "internal/nix", "internal/hint", "internal/version"}},
 	"internal/build":       {"candidates that need Nix: it alone of the engine has programs run", []string{"internal/publish", "internal/site", "internal/fields", "internal/console", "internal/substituter", "internal/cache", "internal/pointer", "internal/nixcmd", "internal/regular", "internal/nix", "internal/hint"}},
 	"internal/publish":     {"pushing, promoting and importing start no program", []string{"internal/site", "internal/console", "internal/imports", "internal/changes", "internal/cache", "internal/pointer", "internal/blob", "internal/nix", "internal/hint"}},
 	"internal/download":    {"a get starts no program", []string{"internal/site", "internal/console", "internal/changes", "internal/cache", "internal/pointer", "internal/store", "internal/blob", "internal/nix", "internal/hint"}},
@@ -42,7 +42,7 @@ var rooms = map[string]room{
 	"internal/changes":     {"it compares what it is given", []string{"internal/blob", "internal/nix", "internal/hint"}},
 	"internal/cache":       {"a cache knows no pointer and no store: who pushes hands it what to push", []string{"internal/blob", "internal/compression", "internal/nar", "internal/nix", "internal/hint"}},
 	"internal/pointer":     {"a pointer knows no cache: who moves it has seen to the closure", []string{"internal/blob", "internal/nix", "internal/hint"}},
-	"internal/nixcmd":      {"Nix is run for those who know why", []string{"internal/nar", "internal/ctxio", "internal/nix", "internal/tempdir", "internal/hint"}},
+	"internal/nixcmd":      {"Nix is run for those who know why", []string{"internal/nar", "internal/ctxio", "internal/regular", "internal/nix", "internal/tempdir", "internal/hint"}},
 	"internal/store":       {"a store on disk is written and read without Nix", []string{"internal/nar", "internal/regular", "internal/ctxio", "internal/nix", "internal/tempdir", "internal/hint"}},
 	"internal/blob":        {"a store of bytes that knew what they mean would have to learn each new meaning", []string{"internal/compression", "internal/ctxio", "internal/hint", "internal/version"}},
 	"internal/nar":         {"a leaf", nil},

@@ -148,9 +148,20 @@ func (c *Cache) Find(ctx context.Context, hash string) (*NarInfo, error) {
 
 // OpenNAR opens the NAR of a path that Find has found, unpacked. Its Read
 // returns io.EOF only after everything that the narinfo says has been found to
-// hold: until then, what has been read is not to be believed.
+// hold: until then, what has been read is not to be believed. If the cache is
+// optional and can't be reached, the error wraps blob.ErrNotExist.
 func (c *Cache) OpenNAR(ctx context.Context, ni *NarInfo) (io.ReadCloser, error) {
-	return c.openNAR(ctx, ni, nil)
+	if !c.config.Optional {
+		return c.openNAR(ctx, ni, nil)
+	}
+	if c.away.Load() != nil {
+		return nil, fmt.Errorf("fetching %s: %s is away: %w", ni.Path, c, blob.ErrNotExist)
+	}
+	r, err := c.openNAR(retry.Within(ctx, maxAsking), ni, nil)
+	if errors.As(err, new(storeError)) {
+		err = c.withoutIt(ctx, err)
+	}
+	return r, err
 }
 
 // RequireSigs says whether the cache's paths need a signature, and PublicKeys

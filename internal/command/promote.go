@@ -15,6 +15,7 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/publish"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
 
@@ -73,7 +74,8 @@ func promotion(ctx context.Context, s *site.Site, name string) (publish.Promotio
 
 // readPromotion reads the generation that a get or a fetch has left.
 func readPromotion(dir string) (p publish.Promotion, err error) {
-	name, err := os.ReadFile(filepath.Join(dir, "pointer"))
+	const longest = 16 * pointer.MaxEntry // indented, and by later versions
+	name, err := regular.ReadNamed(filepath.Join(dir, "pointer"), longest)
 	if err != nil {
 		return p, err
 	}
@@ -81,7 +83,7 @@ func readPromotion(dir string) (p publish.Promotion, err error) {
 		return p, fmt.Errorf("%s: %w", filepath.Join(dir, "pointer"), err)
 	}
 	file := filepath.Join(dir, download.GenerationFile)
-	data, err := os.ReadFile(file)
+	data, err := regular.ReadNamed(file, longest)
 	if err == nil {
 		err = json.Unmarshal(data, &p.Generation)
 	}

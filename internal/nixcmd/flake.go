@@ -19,6 +19,7 @@ import (
 	"syscall"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
+	"github.com/nixos-closure/nixos-closure-resource/internal/regular"
 	"github.com/nixos-closure/nixos-closure-resource/internal/tempdir"
 )
 
@@ -167,14 +168,28 @@ func foreignCheckout(name string) string {
 	}
 }
 
+// maxRepositories bounds how many submodules a checkout may have, in all, and
+// maxModulesFile the file that lists those of one, in bytes.
+const (
+	maxRepositories = 1000
+	maxModulesFile  = 1 << 20
+)
+
 // repositories are what git wants to hear of a checkout: its directory, that of
-// its .git, from which Nix 2.8 clones, and those of its submodules.
+// its .git, from which Nix 2.8 clones, and the same of its submodules, and of theirs.
 func repositories(checkout string) []string {
-	found := []string{checkout, filepath.Join(checkout, ".git")}
-	modules, _ := os.ReadFile(filepath.Join(checkout, ".gitmodules"))
-	for _, path := range submodulePath.FindAllStringSubmatch(string(modules), -1) {
-		if filepath.IsLocal(path[1]) {
-			found = append(found, filepath.Join(checkout, path[1]))
+	var found []string
+	for left := []string{checkout}; len(left) > 0 && len(found) < 2*maxRepositories; left = left[1:] {
+		dir := left[0]
+		found = append(found, dir, filepath.Join(dir, ".git"))
+		modules, err := regular.ReadNamed(filepath.Join(dir, ".gitmodules"), maxModulesFile)
+		if err != nil { // most often, there are none
+			continue
+		}
+		for _, path := range submodulePath.FindAllStringSubmatch(string(modules), -1) {
+			if filepath.IsLocal(path[1]) && path[1] != "." {
+				left = append(left, filepath.Join(dir, path[1]))
+			}
 		}
 	}
 	return found

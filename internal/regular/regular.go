@@ -70,6 +70,16 @@ func ReadFile(root *os.Root, name string, max int64) ([]byte, error) {
 	return read(f, name, max)
 }
 
+// ReadNamed reads a file by its name as OpenFile opens it.
+func ReadNamed(name string, max int64) ([]byte, error) {
+	f, err := OpenFile(name, max)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return read(f, name, max)
+}
+
 // read reads a file that has at most max bytes, also while it grows.
 func read(f *os.File, name string, max int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, max+1))

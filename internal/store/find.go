@@ -2,7 +2,6 @@ package store
 
 import (
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -54,12 +53,7 @@ func FindStorePath(name string) (nix.StorePath, error) {
 // readStorePath returns the store path that a file holds, perhaps with a newline.
 func readStorePath(file string) (nix.StorePath, error) {
 	const longest = 4096 // bytes; a longer file holds no store path
-	f, err := regular.OpenFile(file, longest)
-	if err != nil {
-		return nix.StorePath{}, err
-	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, longest))
+	data, err := regular.ReadNamed(file, longest)
 	if err != nil {
 		return nix.StorePath{}, err
 	}

@@ -5,7 +5,10 @@
 //
 // What it serves is what this project believes: paths that are acceptable to
 // their own cache, by that one's keys, and NARs that are what their narinfo
-// says, unpacked. It only reads, lists nothing, and serves no pointer.
+// says, unpacked. It only reads, lists nothing, and serves no pointer. An
+// optional cache that can't be reached is empty, also when Nix has been told before
+// what it has: then Nix takes that from elsewhere, or builds. (Where a NAR breaks off
+// in the middle Nix gives up, as it does with any cache, unless fallback is set.)
 //
 // It listens on loopback, at a port and below a path that nobody can guess. Who
 // can read the memory or the settings of that Nix learns the path, and may read

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
@@ -287,6 +288,62 @@ func TestFailingStore(t *testing.T) {
 	if place.asked > 2 {
 		t.Errorf("it was asked %d times", place.asked)
 	}
+}
+
+// An optional cache that goes away, or has lost its files, when Nix has been told what
+// it has is done without: Nix builds.
+func TestOptionalCacheFails(t *testing.T) { nixtest.Each(t, testOptionalCacheFails) }
+
+func testOptionalCacheFails(t *testing.T, n *nixtest.Nix) {
+	b, key := build(t, n, "web-1"), newKey(t, "ours-1")
+	for name, test := range map[string]struct {
+		lost, gone string
+		want       string // in the warning, if there is to be one
+	}{
+		"goes away":       {"nar/", "", "going on without memory:"},
+		"has lost it all": {"", "nar/", ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			place := &lame{Store: blob.NewMemory()}
+			b.push(t, place, key)
+			place.lost, place.gone = test.lost, test.gone
+			w := new(warnings)
+			c := cache.New(place, cache.Config{RequireSigs: true, PublicKeys: nix.Keys{key.Public()}, Optional: true, Warn: w.add})
+			s, served := serve(t, c)
+			store := n.NewStore(t)
+			store.Configure(t, "substituters = "+s.URLs()[0]+"\ntrusted-public-keys = "+key.Public().String()+"\n")
+			if got := store.Build(t, filepath.Join(nixtest.Sample(t), "config"), "web-1"); got != b.root {
+				t.Errorf("built %s, want %s", got, b.root)
+			}
+			if place.asked.Load() == 0 {
+				t.Error("it was never asked for a NAR")
+			}
+			if all := w.String() + served.String(); !strings.Contains(all, test.want) || test.want == "" && all != "" {
+				t.Errorf("warned of:\n%s", all)
+			}
+		})
+	}
+}
+
+// A lame store fails for objects whose keys begin in one way, and lacks those
+// whose keys begin in another.
+type lame struct {
+	blob.Store
+	lost, gone string
+	asked      atomic.Int64 // for NARs
+}
+
+func (l *lame) Get(ctx context.Context, key string, opts blob.GetOptions) (*blob.Object, error) {
+	if strings.HasPrefix(key, "nar/") {
+		l.asked.Add(1)
+	}
+	switch {
+	case l.lost != "" && strings.HasPrefix(key, l.lost):
+		return nil, errors.New("the lights are out")
+	case l.gone != "" && strings.HasPrefix(key, l.gone):
+		return nil, blob.ErrNotExist
+	}
+	return l.Store.Get(ctx, key, opts)
 }
 
 type failing struct {
