@@ -14,6 +14,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
@@ -297,4 +298,39 @@ func TestEvaluateForeignCheckout(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Git is told of the submodules of submodules, too, and of none outside; and what
+// lists them is read within bounds.
+func TestRepositories(t *testing.T) {
+	dir := t.TempDir()
+	nixtest.WriteFiles(t, dir, map[string]string{
+		"top/.gitmodules":        "[submodule \"mid\"]\n\tpath = mid\n\turl = x\n[submodule \"out\"]\n\tpath = ../outside\n",
+		"top/mid/.gitmodules":    "[submodule \"inner\"]\n\tpath = lib/inner\n",
+		"top/mid/lib/inner/file": "",
+		"outside/.gitmodules":    "",
+		"loop/.gitmodules":       "[submodule \"loop\"]\n\tpath = again\n",
+		"pipe/file":              "",
+	})
+	if err := os.Symlink(".", filepath.Join(dir, "loop", "again")); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Mkfifo(filepath.Join(dir, "pipe", ".gitmodules"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string][]string{
+		"top":  {"top", "top/.git", "top/mid", "top/mid/.git", "top/mid/lib/inner", "top/mid/lib/inner/.git"},
+		"pipe": {"pipe", "pipe/.git"},
+	} {
+		var got []string
+		for _, repository := range repositories(filepath.Join(dir, name)) {
+			got = append(got, strings.TrimPrefix(repository, dir+"/"))
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%s (-want +got)\n%s", name, diff)
+		}
+	}
+	if n := len(repositories(filepath.Join(dir, "loop"))); n > 2*maxRepositories {
+		t.Errorf("a checkout in itself has %d repositories", n)
+	}
 }
