@@ -1,6 +1,7 @@
 package blob
 
 import (
+	"errors"
 	"fmt"
 	"strings"
 )
@@ -8,7 +9,7 @@ import (
 // netrcFor returns login and password of the first entry for host, or of a
 // default entry before it, in the text of a netrc file; they are empty if there
 // is none. That is what Nix sends with the same file. An error names a line and
-// none of its words.
+// none of its words. The form is curl's (lib/netrc.c), with which Nix reads it.
 func netrcFor(host, netrc string) (login, password string, err error) {
 	var (
 		ours  bool   // the entry is for host
@@ -18,7 +19,10 @@ func netrcFor(host, netrc string) (login, password string, err error) {
 	number := 0
 	for line := range strings.Lines(netrc) {
 		number++
-		words := strings.Fields(line)
+		words, err := netrcWords(line)
+		if err != nil && !macro {
+			return "", "", fmt.Errorf("line %d of netrc: %w", number, err)
+		}
 		if macro {
 			macro = len(words) > 0
 			continue
@@ -46,13 +50,46 @@ func netrcFor(host, netrc string) (login, password string, err error) {
 				key = word
 			case word == "macdef":
 				macro = true
-			case !strings.HasPrefix(word, "#"):
+			default:
 				return "", "", fmt.Errorf("line %d of netrc has something else than machine, default, login, password, account or macdef", number)
 			}
-			if macro || strings.HasPrefix(word, "#") {
+			if macro {
 				break
 			}
 		}
 	}
 	return login, password, nil
+}
+
+// netrcWords returns the words of a line up to a comment. One in double quotes may
+// have blanks, and \n, \r, \t or any other character behind a backslash.
+func netrcWords(line string) (words []string, err error) {
+	line = strings.TrimRight(line, "\r\n")
+	for {
+		line = strings.TrimLeft(line, " \t")
+		if line == "" || line[0] == '#' {
+			return words, nil
+		}
+		if line[0] != '"' {
+			end := strings.IndexAny(line+" ", " \t")
+			words, line = append(words, line[:end]), line[end:]
+			continue
+		}
+		var word strings.Builder
+		i := 1
+		for ; i < len(line) && line[i] != '"'; i++ {
+			c := line[i]
+			if c == '\\' && i+1 < len(line) {
+				i++
+				if c = line[i]; c == 'n' || c == 'r' || c == 't' {
+					c = map[byte]byte{'n': '\n', 'r': '\r', 't': '\t'}[c]
+				}
+			}
+			word.WriteByte(c)
+		}
+		if i == len(line) {
+			return nil, errors.New("a quoted string has no end")
+		}
+		words, line = append(words, word.String()), line[i+1:]
+	}
 }

@@ -24,6 +24,10 @@ machine late.example.org login late password late
 		{"machine a login l password p", "b", "", ""},
 		{"machine a password p", "a", "", "p"},
 		{"", "a", "", ""},
+		{`machine a login "l m" password "p\"a\\ss\tword#"`, "a", "l m", "p\"a\\ss\tword#"},
+		{`machine a login l password "" # none`, "a", "l", ""},
+		{`machine a login l password #comment` + "\np", "a", "l", "p"},
+		{"machine a\r\nlogin l\r\npassword p\r\n", "a", "l", "p"},
 	} {
 		login, password, err := netrcFor(test.host, test.netrc)
 		if login != test.login || password != test.password || err != nil {
@@ -32,6 +36,9 @@ machine late.example.org login late password late
 	}
 	_, _, err := netrcFor("a", "machine a login l\npasword s3cr3t")
 	if err == nil || err.Error() != "line 2 of netrc has something else than machine, default, login, password, account or macdef" {
+		t.Errorf("the error is %v", err)
+	}
+	if _, _, err = netrcFor("a", "machine a\npassword \"s3cr3t"); err == nil || err.Error() != "line 2 of netrc: a quoted string has no end" {
 		t.Errorf("the error is %v", err)
 	}
 }

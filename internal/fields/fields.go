@@ -92,8 +92,17 @@ func (o *Object) Text(key string) string {
 	return s
 }
 
-// Flag takes a boolean, or returns what it is by default.
+// Flag takes a boolean, or returns what it is by default. Credential managers keep
+// strings alone, so "true" and "false" will do.
 func (o *Object) Flag(key string, byDefault bool) bool {
+	if raw, ok := o.Raw(key); ok {
+		switch string(bytes.TrimSpace(raw)) {
+		case `"true"`:
+			return true
+		case `"false"`:
+			return false
+		}
+	}
 	o.value(key, "true or false", &byDefault)
 	return byDefault
 }

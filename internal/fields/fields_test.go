@@ -47,6 +47,7 @@ func TestObject(t *testing.T) {
 	}{
 		{name: "all", source: `{"text": "t", "flag": false, "optional": true, "list": ["a", "b"], "number": "12"}`, want: taken{"t", false, &yes, []string{"a", "b"}, 12}},
 		{name: "none", source: `{}`, want: taken{Flag: true}},
+		{name: "strings for booleans", source: `{"flag": "false", "optional": "true"}`, want: taken{Optional: &yes}},
 		{name: "null is none", source: `{"text": null, "flag": null, "optional": null, "list": null, "number": null}`, want: taken{Flag: true}},
 		{name: "no source at all", source: `null`, want: taken{Flag: true}},
 		{name: "one string for a list", source: `{"list": "a b"}`, want: taken{Flag: true, List: []string{"a b"}}},
@@ -55,7 +56,7 @@ func TestObject(t *testing.T) {
 			"error: source.entirely: unknown key", "hint: known keys of source: flag, list, number, optional, text",
 			"error: source.txet: unknown key", "hint: did you mean text?",
 		}},
-		{name: "wrong types", source: `{"text": 1, "flag": "true", "optional": [], "list": {}, "number": 12}`, want: taken{Flag: true, Optional: new(bool)}, problems: []string{
+		{name: "wrong types", source: `{"text": 1, "flag": "yes", "optional": [], "list": {}, "number": 12}`, want: taken{Flag: true, Optional: new(bool)}, problems: []string{
 			"error: source.text: want a string, got a number",
 			"error: source.flag: want true or false, got a string",
 			"error: source.optional: want true or false, got a list",

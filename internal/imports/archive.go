@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/klauspost/compress/zstd"
 	"golang.org/x/sys/unix"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/compression"
@@ -99,6 +100,9 @@ func unpack(ctx context.Context, archive io.Reader, root *os.Root, budget budget
 }
 
 func unreadable(err error) error {
+	if errors.Is(err, zstd.ErrWindowSizeExceeded) || errors.Is(err, zstd.ErrWindowSizeTooSmall) {
+		return hint.With(fmt.Errorf("reading the archive: %w", err), "it was compressed with a window of more than 128 MiB: zstd's --long may be 27 at most")
+	}
 	return hint.With(fmt.Errorf("reading the archive: %w", err), "it was cut off or changed on the way, or is no archive at all")
 }
 
@@ -148,14 +152,19 @@ type unpacker struct {
 }
 
 func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
-	if header.Typeflag == tar.TypeXGlobalHeader {
-		return nil // what git says of a whole archive
+	switch header.Typeflag {
+	case tar.TypeXGlobalHeader: // what git says of a whole archive
+		return nil
+	case gnuLabel:
+		return nil
+	case gnuMultivolume:
+		return hint.With(errors.New("it goes on from another volume"), "join the volumes: tar -cf without --multi-volume makes one archive")
 	}
 	name, err := local(header.Name)
 	if err != nil {
 		return err
 	}
-	if header.Typeflag == tar.TypeDir {
+	if header.Typeflag == tar.TypeDir || header.Typeflag == gnuDumpDir {
 		return u.enter(name)
 	}
 	if err := u.enter(path.Dir(name)); err != nil {
@@ -164,8 +173,14 @@ func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 	if err := u.spend(header.Size); err != nil {
 		return err
 	}
+	// What was appended again counts, as with tar.
+	if info, err := u.in.Lstat(path.Base(name)); err == nil && !info.IsDir() {
+		if err := u.in.Remove(path.Base(name)); err != nil {
+			return err
+		}
+	}
 	switch header.Typeflag {
-	case tar.TypeReg:
+	case tar.TypeReg, tar.TypeGNUSparse, tar.TypeCont:
 		err = u.file(path.Base(name), header, content)
 	case tar.TypeSymlink:
 		err = u.in.Symlink(header.Linkname, path.Base(name))
@@ -180,15 +195,20 @@ func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 	return err
 }
 
+// Types of entries that GNU tar has of its own (tar's manual, "Basic Tar Format").
+const (
+	gnuDumpDir     = 'D' // a directory, with a list of what was in it: --listed-incremental
+	gnuMultivolume = 'M' // the rest of a file of another volume
+	gnuLabel       = 'V' // the name of the archive: --label
+)
+
 // local returns the clean form of a name, unless it could lead elsewhere.
 func local(name string) (string, error) {
-	switch {
+	switch name = strings.TrimLeft(name, "/"); { // absolute names are relative, as for tar
 	case name == "":
 		return "", errors.New("it has no name")
 	case len(name) > maxNameSize:
 		return "", fmt.Errorf("its name is longer than %d bytes", maxNameSize)
-	case strings.HasPrefix(name, "/"):
-		return "", errors.New("its name is absolute, and must be relative")
 	case slices.Contains(strings.Split(name, "/"), ".."):
 		return "", errors.New("its name leads elsewhere, by ..")
 	}
