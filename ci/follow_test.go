@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
@@ -26,17 +27,23 @@ func TestFollowIsInReadme(t *testing.T) {
 type follower struct {
 	*host
 	onHost, script string
-	pwned          string                           // a file that hostile systems make
-	answer         func(w http.ResponseWriter) bool // for the pointer; false for what the cache has
+	pwned          string                                           // a file that hostile systems make
+	answer         atomic.Pointer[func(w http.ResponseWriter) bool] // for the pointer; nil, or false, for what the cache has
+}
+
+// answers says how the pointer is answered from now on.
+func (f *follower) answers(answer func(w http.ResponseWriter) bool) {
+	f.answer.Store(&answer)
 }
 
 // newFollower makes a follower of web-1 in a cache in a directory.
 func newFollower(t *testing.T, n *nixtest.Nix, cache, public string) *follower {
 	t.Helper()
-	f := &follower{pwned: filepath.Join(t.TempDir(), "pwned"), answer: func(http.ResponseWriter) bool { return false }}
+	f := &follower{pwned: filepath.Join(t.TempDir(), "pwned")}
 	f.host, f.onHost = newHost(t, n, public)
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != "/pointers/web-1" || !f.answer(w) {
+		answer := f.answer.Load()
+		if r.URL.Path != "/pointers/web-1" || answer == nil || !(*answer)(w) {
 			http.FileServer(http.Dir(cache)).ServeHTTP(w, r)
 		}
 	}))
@@ -191,7 +198,7 @@ func testFollowHostilePointer(t *testing.T, n *nixtest.Nix) {
 				test.prepare()
 			}
 			setPointer(test.pointer)
-			f.answer = func(w http.ResponseWriter) bool { return test.answer != nil && test.answer(w) }
+			f.answers(func(w http.ResponseWriter) bool { return test.answer != nil && test.answer(w) })
 			out, err := f.follow(t)
 			if err == nil {
 				t.Error("the script says nothing of it")
@@ -208,7 +215,7 @@ func testFollowHostilePointer(t *testing.T, n *nixtest.Nix) {
 	}
 
 	// And after all that it follows still.
-	f.answer = func(http.ResponseWriter) bool { return false }
+	f.answers(func(http.ResponseWriter) bool { return false })
 	write(t, filepath.Join(config, "motd"), "The second day.\n", 0o644)
 	second := store.Build(t, filepath.Join(config, "default.nix"), "web-1")
 	push(second.String(), &key)
