@@ -71,12 +71,14 @@ func TestRequestsInARow(t *testing.T) {
 			got, v, err = l.out(t.Context(), s, today, zstd)
 			return got, err
 		}, 0},
-		// The history, its copy and manifests; whether it is known what changed.
-		{"a push of what is there", func() (sample, error) { return l.ourPush(t.Context(), s, today, zstd) }, 2},
-		// The history, its copy and manifests; that of what the pointer leads to; the
-		// narinfo; the NAR, its narinfo, the manifest, the history, its copy, and a last
-		// look at the history. The lease is taken meanwhile.
-		{"a push of one new path", func() (sample, error) { return l.ourPush(t.Context(), s, tomorrow, zstd) }, 9},
+		// The history and its copy; the manifest of what the pointer leads to; whether
+		// it is known what changed.
+		{"a push of what is there", func() (sample, error) { return l.ourPush(t.Context(), s, today, zstd) }, 3},
+		// The history and its copy; the manifest of what the pointer leads to; that of
+		// what is pushed, beside the lease; the narinfo; the NAR, its narinfo, the
+		// manifest, the history, its copy, and a last look at the history; the end of
+		// the lease.
+		{"a push of one new path", func() (sample, error) { return l.ourPush(t.Context(), s, tomorrow, zstd) }, 11},
 		{"a get of the small files", func() (sample, error) { return l.in(t.Context(), s, v, "none", l.scratch) }, 2},
 	} {
 		got, err := step.do()

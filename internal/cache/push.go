@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
@@ -74,18 +76,8 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 	if err != nil {
 		return nil, err
 	}
-	closures, listed, err := c.manifests(ctx, roots, req.Previous)
-	if err != nil {
-		return nil, err
-	}
 	pushed := &Pushed{cache: c}
-	var unleased []nix.StorePath
-	for i, root := range roots {
-		if closures[i] == nil || !slices.ContainsFunc(req.Previous, func(p *Closure) bool { return p.Root == root }) {
-			unleased = append(unleased, root)
-		}
-	}
-	pushed.leases, err = c.takeLeases(ctx, unleased)
+	closures, listed, err := c.begin(ctx, roots, req.Previous, pushed)
 	if err == nil && slices.Contains(closures, nil) {
 		err = c.push(ctx, req, local, listed, roots, closures, pushed)
 	}
@@ -96,6 +88,36 @@ func (c *Cache) Push(ctx context.Context, req PushRequest) (*Pushed, error) {
 	pushed.Closure, pushed.Also = closures[0], closures[1:]
 	pushed.compare(local)
 	return pushed, nil
+}
+
+// begin reads what the manifests of the roots list and takes the leases, side by
+// side. A root that the cache was found to have and whose manifest still holds needs
+// no lease: nothing is sent for it.
+func (c *Cache) begin(ctx context.Context, roots []nix.StorePath, previous []*Closure, pushed *Pushed) ([]*Closure, map[nix.StorePath]NarInfo, error) {
+	isPrevious := func(root nix.StorePath) bool {
+		return slices.ContainsFunc(previous, func(p *Closure) bool { return p.Root == root })
+	}
+	var leasing errgroup.Group
+	leasing.Go(func() (err error) {
+		pushed.leases, err = c.takeLeases(ctx, slices.DeleteFunc(slices.Clone(roots), isPrevious))
+		return err
+	})
+	closures, listed, err := c.manifests(ctx, roots, previous)
+	if leaseErr := leasing.Wait(); err == nil {
+		err = leaseErr
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	var stale []nix.StorePath
+	for i, root := range roots {
+		if closures[i] == nil && isPrevious(root) {
+			stale = append(stale, root)
+		}
+	}
+	leases, err := c.takeLeases(ctx, stale)
+	pushed.leases = append(pushed.leases, leases...)
+	return closures, listed, err
 }
 
 // push completes those closures that are nil.
