@@ -19,13 +19,13 @@ func netrcFor(host, netrc string) (login, password string, err error) {
 	number := 0
 	for line := range strings.Lines(netrc) {
 		number++
-		words, err := netrcWords(line)
-		if err != nil && !macro {
-			return "", "", fmt.Errorf("line %d of netrc: %w", number, err)
-		}
 		if macro {
-			macro = len(words) > 0
+			macro = strings.Trim(line, " \t\r\n") != ""
 			continue
+		}
+		words, err := netrcWords(line)
+		if err != nil {
+			return "", "", fmt.Errorf("line %d of netrc: %w", number, err)
 		}
 		for _, word := range words {
 			switch {
@@ -40,6 +40,7 @@ func netrcFor(host, netrc string) (login, password string, err error) {
 				key = ""
 				continue
 			}
+			word = strings.ToLower(word) // keywords may be in any case
 			if ours && (word == "machine" || word == "default") {
 				return login, password, nil
 			}

@@ -23,6 +23,10 @@ machine late.example.org login late password late
 		{file, "late.example.org", "anonymous", "guest"}, // as the default comes first
 		{"machine a login l password p", "b", "", ""},
 		{"machine a password p", "a", "", "p"},
+		{"macdef init\n# comment\nmachine a login macro password macro\n\nmachine a login l password p", "a", "l", "p"},
+		{"macdef init\n\"\nmachine a login macro password macro\n\nmachine a login l password p", "a", "l", "p"},
+		{"Machine a LOGIN l Password p", "a", "l", "p"},
+		{`machine a login l password p"s\w"`, "a", "l", `p"s\w"`}, // quotes count at the begin of a word only
 		{"", "a", "", ""},
 		{`machine a login "l m" password "p\"a\\ss\tword#"`, "a", "l m", "p\"a\\ss\tword#"},
 		{`machine a login l password "" # none`, "a", "l", ""},
