@@ -26,8 +26,9 @@ import (
 
 // Whoever makes an archive may put anything into it. What holds here:
 //
-//   - A name is relative and has no "..", and what it names is not there yet,
-//     directories aside.
+//   - A name has no "..", and a slash at its beginning is dropped, as tar does.
+//   - What is there already is removed first, unless it is a directory: tar
+//     appends what has changed, and the last one counts.
 //   - A file is created by its last name in an open directory, which was
 //     reached from the top through directories alone, never through symlinks;
 //     each step is taken within an os.Root.
@@ -153,10 +154,8 @@ type unpacker struct {
 
 func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 	switch header.Typeflag {
-	case tar.TypeXGlobalHeader: // what git says of a whole archive
-		return nil
-	case gnuLabel:
-		return nil
+	case tar.TypeXGlobalHeader, gnuLabel:
+		return u.spend(header.Size) // what git or somebody says of the whole archive
 	case gnuMultivolume:
 		return hint.With(errors.New("it goes on from another volume"), "join the volumes: tar -cf without --multi-volume makes one archive")
 	}
@@ -164,7 +163,13 @@ func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 	if err != nil {
 		return err
 	}
-	if header.Typeflag == tar.TypeDir || header.Typeflag == gnuDumpDir {
+	switch header.Typeflag {
+	case gnuDumpDir:
+		if err := u.spend(header.Size); err != nil {
+			return err
+		}
+		return u.enter(name)
+	case tar.TypeDir:
 		return u.enter(name)
 	}
 	if err := u.enter(path.Dir(name)); err != nil {
@@ -172,6 +177,9 @@ func (u *unpacker) entry(header *tar.Header, content io.Reader) error {
 	}
 	if err := u.spend(header.Size); err != nil {
 		return err
+	}
+	if header.Typeflag == tar.TypeLink && u.isItself(name, header.Linkname) {
+		return nil
 	}
 	// What was appended again counts, as with tar.
 	if info, err := u.in.Lstat(path.Base(name)); err == nil && !info.IsDir() {
@@ -204,7 +212,7 @@ const (
 
 // local returns the clean form of a name, unless it could lead elsewhere.
 func local(name string) (string, error) {
-	switch name = strings.TrimLeft(name, "/"); { // absolute names are relative, as for tar
+	switch {
 	case name == "":
 		return "", errors.New("it has no name")
 	case len(name) > maxNameSize:
@@ -212,7 +220,7 @@ func local(name string) (string, error) {
 	case slices.Contains(strings.Split(name, "/"), ".."):
 		return "", errors.New("its name leads elsewhere, by ..")
 	}
-	return path.Clean(name), nil
+	return path.Clean(strings.TrimLeft(name, "/")), nil // absolute names are relative, as for tar
 }
 
 // spend counts an entry of that size.
@@ -286,6 +294,17 @@ func (u *unpacker) file(name string, header *tar.Header, content io.Reader) erro
 	}
 	_, err = io.Copy(file, content)
 	return errors.Join(err, file.Close())
+}
+
+// isItself says whether name, in u.in, is there and is what a hard link to
+// linkname would make of it. GNU tar writes so if it is told of a file twice.
+func (u *unpacker) isItself(name, linkname string) bool {
+	target, err := local(linkname)
+	if err != nil || target != name {
+		return false
+	}
+	info, err := u.in.Lstat(path.Base(name))
+	return err == nil && !info.IsDir()
 }
 
 // link makes a hard link to a file or symlink (never to where that leads) that

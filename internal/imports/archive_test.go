@@ -10,8 +10,8 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -211,6 +211,10 @@ func TestUnpackLikeTar(t *testing.T) {
 		want    map[string]string
 	}{
 		{"absolute names", []entry{file("/a", "x"), link(hard, "/b", "/a")}, map[string]string{"a": "x", "b": "x"}},
+		{"absolute, the top itself", []entry{directory("/"), directory("/d"), file("//d/a", "x")}, map[string]string{"d": "directory", "d/a": "x"}},
+		{"a file over what was linked to", []entry{file("a", "x"), link(hard, "b", "a"), file("a", "y")}, map[string]string{"a": "y", "b": "x"}},
+		{"a hard link over a file elsewhere", []entry{file("d/a", "x"), file("e/b", "y"), link(hard, "e/b", "d/a")}, map[string]string{"d": "directory", "e": "directory", "d/a": "x", "e/b": "x"}},
+		{"a hard link to itself", []entry{file("d/a", "x"), link(hard, "./d/a", "/d/a")}, map[string]string{"d": "directory", "d/a": "x"}},
 		{"a label", []entry{{Header: tar.Header{Typeflag: 'V', Name: "backup of today"}}, file("a", "x")}, map[string]string{"a": "x"}},
 		{"a file over a symlink", []entry{link(sym, "a", outside), file("a", "x")}, map[string]string{"a": "x"}},
 		{"a symlink twice", []entry{link(sym, "a", "b"), link(sym, "a", "c")}, map[string]string{"a": "-> c"}},
@@ -234,43 +238,57 @@ func TestUnpackLikeTar(t *testing.T) {
 	}
 }
 
-// What the real GNU tar writes: sparse files in each of its forms, increments.
-func TestUnpackGNUTar(t *testing.T) {
-	dir := t.TempDir()
-	nixtest.WriteFiles(t, dir, map[string]string{"in/small": "x"})
-	sparse := filepath.Join(dir, "in", "sparse")
-	if err := errors.Join(os.WriteFile(sparse, nil, 0o644), os.Truncate(sparse, 4<<20)); err != nil {
-		t.Fatal(err)
+// What GNU tar makes by its own options is unpacked as GNU tar does. See
+// testdata/README.md.
+func TestUnpackGNU(t *testing.T) {
+	disk := make([]byte, 384<<10)
+	for i, letter := range "abcdef" {
+		copy(disk[i*64<<10:], strings.Repeat(string(letter), 4096))
 	}
-	f, err := os.OpenFile(sparse, os.O_WRONLY|os.O_APPEND, 0)
-	if err != nil {
-		t.Fatal(err)
+	names, err := filepath.Glob("testdata/*.tgz")
+	if err != nil || len(names) != 11 {
+		t.Fatal(names, err)
 	}
-	f.WriteString("end")
-	f.Close()
-	want := strings.Repeat("\x00", 4<<20) + "end"
-	for name, flags := range map[string][]string{
-		"old sparse": {"--sparse"}, "pax 0.0": {"--sparse", "--format=posix", "--sparse-version=0.0"},
-		"pax 0.1": {"--sparse", "--format=posix", "--sparse-version=0.1"}, "pax 1.0": {"--sparse", "--format=posix", "--sparse-version=1.0"},
-		"increment": {"--listed-incremental", filepath.Join(dir, "snapshot")}, "label": {"--label=today"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			out := filepath.Join(t.TempDir(), "x.tar")
-			if said, err := exec.Command("tar", append([]string{"-C", filepath.Join(dir, "in"), "-cf", out}, append(flags, ".")...)...).CombinedOutput(); err != nil {
-				t.Fatalf("%v\n%s", err, said)
+	for _, name := range names {
+		t.Run(filepath.Base(name), func(t *testing.T) {
+			want := map[string]string{"d": "directory", "d/file": "content", "d/hard": "content", "d/link": "-> file"}
+			if strings.Contains(name, "sparse") {
+				want["d/disk"] = string(disk)
 			}
-			data, err := os.ReadFile(out)
+			if strings.Contains(name, "appended") {
+				want["d/file"], want["d/link"] = "changed", "-> hard"
+			}
+			data, err := os.ReadFile(name)
 			if err != nil {
 				t.Fatal(err)
 			}
-			got, err := unpackTo(t, data, budget{100, 16 << 20})
+			got, err := unpackTo(t, data, plenty)
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got["small"] != "x" || got["sparse"] != want {
-				t.Errorf("small is %q, sparse has %d bytes", got["small"], len(got["sparse"]))
+			if diff := cmp.Diff(want, got); diff != "" {
+				t.Errorf("(-want +got)\n%s", diff)
+			}
+			if _, err := unpackTo(t, data, budget{entries: 100, bytes: 6}); err == nil {
+				t.Error("it is unpacked where there is no room")
 			}
 		})
+	}
+}
+
+// An archive that takes more memory than there may be isn't called damaged.
+func TestUnpackLargeWindow(t *testing.T) {
+	data := bytes.Clone(zstandard(t, archive(t, file("a", "x"))))
+	const streamed = 0x04 // no size, a checksum
+	for _, log := range []byte{28, 31} {
+		frame := append([]byte{0x28, 0xb5, 0x2f, 0xfd, streamed, (log - 10) << 3}, data[6:]...)
+		_, err := unpackTo(t, frame, plenty)
+		if err == nil {
+			t.Errorf("2^%d: no error", log)
+		}
+		if hints := hint.Of(err); len(hints) != 1 || !strings.Contains(hints[0], "128 MiB") {
+			t.Errorf("2^%d: the hints are %q", log, hints)
+		}
 	}
 }
 
@@ -314,6 +332,11 @@ func TestUnpackAttacks(t *testing.T) {
 		{"a component that is too long", []entry{file(strings.Repeat("n", 256), "x")}, "file name too long"},
 		{"more than there is room for", []entry{file("a", strings.Repeat("x", 600_000)), file("b", strings.Repeat("x", 600_000))}, "more than half of the free space"},
 		{"too many entries", many, "too many entries"},
+		{"too many labels", slices.Repeat([]entry{{Header: tar.Header{Typeflag: gnuLabel, Name: "label"}}}, 101), "too many entries"},
+		{"a hard link to itself that isn't there", []entry{link(hard, "a", "a")}, "no file that came before"},
+		{"a hard link of a directory to itself", []entry{directory("a"), link(hard, "a", "a")}, "no file that came before"},
+		{"a part of another volume", []entry{{Header: tar.Header{Typeflag: gnuMultivolume, Name: "a"}}}, "another volume"},
+		{"out by dots after a slash", []entry{file("/../secret", "x")}, "leads elsewhere"},
 		{"too many directories without an entry", []entry{file(strings.Repeat("d/", 101)+"file", "x")}, "too many entries"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
