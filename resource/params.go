@@ -80,9 +80,8 @@ func decodePut(r *request) putParams {
 		Message:             fields.Parsed(o, "message", parseMessage),
 		IfGeneration:        o.TextOrNumber("if_generation"),
 	}
-	// A file's content, as a variable has it, may end in a newline.
-	if path := strings.TrimRight(fields.Parsed(o, "store_path", parseInput), "\r\n"); strings.HasPrefix(path, "/") {
-		p.Path = fields.Parsed(o, "store_path", func(string) (nix.StorePath, error) { return nix.ParseStorePath(path) })
+	if path := fields.Parsed(o, "store_path", parseInput); strings.HasPrefix(path, "/") {
+		p.Path = fields.Parsed(o, "store_path", nix.ParseStorePath)
 	} else {
 		p.PathFrom = path
 	}

@@ -7,7 +7,8 @@
 // value is no secret quotes it.
 //
 // A field whose value is null counts as absent: that is what YAML makes of a key
-// with nothing after it.
+// with nothing after it. Credential managers and files give strings alone, often
+// with a line end after them: that is dropped, and "true" and "false" are booleans.
 package fields
 
 import (
@@ -89,18 +90,15 @@ func (o *Object) IsEmpty() bool { return len(o.values) == 0 }
 func (o *Object) Text(key string) string {
 	var s string
 	o.value(key, "a string", &s)
-	return s
+	return chomp(s)
 }
 
-// Flag takes a boolean, or returns what it is by default. Credential managers keep
-// strings alone, so "true" and "false" will do.
+// Flag takes a boolean, or a string that is one, or returns what it is by default.
 func (o *Object) Flag(key string, byDefault bool) bool {
-	if raw, ok := o.Raw(key); ok {
-		switch string(bytes.TrimSpace(raw)) {
-		case `"true"`:
-			return true
-		case `"false"`:
-			return false
+	if raw, ok := o.Raw(key); ok && KindOf(raw) == "a string" {
+		switch text := o.Text(key); text {
+		case "true", "false":
+			return text == "true"
 		}
 	}
 	o.value(key, "true or false", &byDefault)
@@ -123,7 +121,7 @@ func (o *Object) TextOrNumber(key string) string {
 	}
 	var s string
 	o.value(key, "a string or a number", &s)
-	return s
+	return chomp(s)
 }
 
 // Texts takes a list of strings. A single string is a list of one.
@@ -145,6 +143,7 @@ func (o *Object) Texts(key string) []string {
 		if json.Unmarshal(element, &list[i]) != nil || KindOf(element) == "null" {
 			o.Fail(fmt.Sprintf("%s[%d]", key, i), "want a string, got %s", KindOf(element))
 		}
+		list[i] = chomp(list[i])
 	}
 	return list
 }
@@ -252,6 +251,9 @@ func (o *Object) value(key, want string, into any) {
 	}
 	o.Fail(key, "want %s, got %s", want, KindOf(raw))
 }
+
+// chomp drops the line end after a text.
+func chomp(text string) string { return strings.TrimRight(text, "\r\n") }
 
 // Fail records a problem with a field, or with the object as a whole if key is "".
 func (o *Object) Fail(key, format string, args ...any) {

@@ -48,6 +48,7 @@ func TestObject(t *testing.T) {
 		{name: "all", source: `{"text": "t", "flag": false, "optional": true, "list": ["a", "b"], "number": "12"}`, want: taken{"t", false, &yes, []string{"a", "b"}, 12}},
 		{name: "none", source: `{}`, want: taken{Flag: true}},
 		{name: "strings for booleans", source: `{"flag": "false", "optional": "true"}`, want: taken{Optional: &yes}},
+		{name: "strings of a credential manager", source: `{"text": "t\n", "flag": "false\n", "optional": "true\r\n", "list": ["a\n", "b\nc\n"], "number": "12\n"}`, want: taken{"t", false, &yes, []string{"a", "b\nc"}, 12}},
 		{name: "null is none", source: `{"text": null, "flag": null, "optional": null, "list": null, "number": null}`, want: taken{Flag: true}},
 		{name: "no source at all", source: `null`, want: taken{Flag: true}},
 		{name: "one string for a list", source: `{"list": "a b"}`, want: taken{Flag: true, List: []string{"a b"}}},
@@ -62,6 +63,10 @@ func TestObject(t *testing.T) {
 			"error: source.optional: want true or false, got a list",
 			"error: source.list: want a list of strings or a string, got an object",
 			"error: source.number: want a string, got a number",
+		}},
+		{name: "strings that are no booleans", source: `{"flag": "", "optional": "TRUE"}`, want: taken{Flag: true, Optional: new(bool)}, problems: []string{
+			"error: source.flag: want true or false, got a string",
+			"error: source.optional: want true or false, got a string",
 		}},
 		{name: "wrong element", source: `{"list": ["a", null, true]}`, want: taken{Flag: true, List: []string{"a", "", ""}}, problems: []string{
 			"error: source.list[1]: want a string, got null",
