@@ -137,11 +137,19 @@ func (c *Cache) ensureInfo(ctx context.Context) (begun bool, err error) {
 // Exists says whether there is a cache, by its nix-cache-info, which every Nix cache
 // has.
 func (c *Cache) Exists(ctx context.Context) (bool, error) {
-	_, _, err := blob.ReadAll(ctx, c.store, infoKey, maxInfoSize, blob.GetOptions{})
+	data, _, err := blob.ReadAll(ctx, c.store, infoKey, maxInfoSize, blob.GetOptions{})
 	if errors.Is(err, blob.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, "StoreDir:") {
+			return true, nil
+		}
+	}
+	return false, nil // a web server that answers everything with a page
 }
 
 func (c *Cache) info() string {
