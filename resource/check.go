@@ -65,19 +65,24 @@ func explainEmpty(ctx context.Context, step Step, s *site.Site, p *site.Pointer,
 		return hint.With(fmt.Errorf("%s is gone: generation %d was there", p.Pointer, given.Generation),
 			"somebody has deleted pointers/%s.json, or the source names another cache now: put the object back from a version or a backup", p.Name)
 	}
+	if _, err := p.Look(ctx); err != nil {
+		return err
+	}
 	exists, err := s.Cache.Exists(ctx)
 	if err != nil {
 		return err
 	}
+	where := s.Store.Location()
+	none := fmt.Sprintf("it has neither a nix-cache-info nor the pointer %s", p.Name)
 	switch {
 	case exists:
-		step.Console.Say("%s has no generation yet in %s", p.Name, s.Store)
+		step.Console.Say("%s has no generation yet in %s", p.Name, where)
 	case s.IsPlace(ctx):
-		step.Console.Caution(hint.With(fmt.Errorf("%s is no Nix cache yet: it has neither a nix-cache-info nor the pointer %s", s.Store, p.Name),
+		step.Console.Caution(hint.With(fmt.Errorf("%s is no Nix cache yet: %s", where, none),
 			"the first put makes it one; if there was a put, is the cache's URL right?"))
 	default:
-		return hint.With(fmt.Errorf("%s is no Nix cache: it has neither a nix-cache-info nor the pointer %s", s.Store, p.Name),
-			"is the cache's URL right? Before the first put, a bucket or a directory has to be there")
+		return hint.With(fmt.Errorf("%s is no Nix cache: %s", where, none),
+			"is the cache's URL right? Before the first put, a bucket or an empty directory has to be there")
 	}
 	return nil
 }

@@ -111,8 +111,19 @@ type host struct {
 
 // Hosts publishes the closures of several hosts, each to its pointer. Those that
 // fail don't keep the others from moving. If there are some, the error names them,
-// and the result is there all the same.
-func Hosts(ctx context.Context, r HostsRequest) (_ *HostsResult, err error) {
+// and the result is there all the same. If a substituter turns out not to give what
+// it has announced, all begins again without it.
+func Hosts(ctx context.Context, r HostsRequest) (*HostsResult, error) {
+	var again cache.Resumption
+	for {
+		result, err := runHosts(ctx, r)
+		if ctx.Err() != nil || !again.GoOnWithout(err) {
+			return result, err
+		}
+	}
+}
+
+func runHosts(ctx context.Context, r HostsRequest) (_ *HostsResult, err error) {
 	started := time.Now().Unix()
 	b, err := open(ctx, r.Site, r.Console, r.Nix, r.When, nix.StorePath{})
 	if err != nil {

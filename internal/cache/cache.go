@@ -33,6 +33,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
@@ -67,12 +68,14 @@ type Config struct {
 
 // A Cache is a binary cache. Its methods may be called from several goroutines.
 type Cache struct {
-	store    blob.Store
-	config   Config
-	away     atomic.Pointer[error] // why it, which is optional, can't be asked
-	odd      atomic.Bool           // it is optional, and has a narinfo that isn't valid
-	denied   atomic.Pointer[error] // what it last said of a path that it denies; see absent
-	accepted accepted
+	store     blob.Store
+	config    Config
+	away      atomic.Pointer[error] // why it, which is optional, can't be asked
+	gone      sync.Map              // the hash parts of paths that it, which is optional, has announced and can't give
+	goneCount atomic.Int32
+	odd       atomic.Bool           // it is optional, and has a narinfo that isn't valid
+	denied    atomic.Pointer[error] // what it last said of a path that it denies; see absent
+	accepted  accepted
 }
 
 // New returns the cache that lies in store. It makes no request.
@@ -134,11 +137,19 @@ func (c *Cache) ensureInfo(ctx context.Context) (begun bool, err error) {
 // Exists says whether there is a cache, by its nix-cache-info, which every Nix cache
 // has.
 func (c *Cache) Exists(ctx context.Context) (bool, error) {
-	_, _, err := blob.ReadAll(ctx, c.store, infoKey, maxInfoSize, blob.GetOptions{})
+	data, _, err := blob.ReadAll(ctx, c.store, infoKey, maxInfoSize, blob.GetOptions{})
 	if errors.Is(err, blob.ErrNotExist) {
 		return false, nil
 	}
-	return err == nil, err
+	if err != nil {
+		return false, err
+	}
+	for line := range strings.Lines(string(data)) {
+		if strings.HasPrefix(line, "StoreDir:") {
+			return true, nil
+		}
+	}
+	return false, nil // a web server that answers everything with a page
 }
 
 func (c *Cache) info() string {

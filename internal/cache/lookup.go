@@ -37,8 +37,8 @@ func (c *Cache) lookup(ctx context.Context, path nix.StorePath) (NarInfo, string
 // lookupHash is lookup for the path with that hash, by what name it is called in
 // errors.
 func (c *Cache) lookupHash(ctx context.Context, hash, name string) (NarInfo, string, error) {
-	if c.away.Load() != nil {
-		return NarInfo{}, "", fmt.Errorf("looking up %s: %s is away: %w", name, c, blob.ErrNotExist)
+	if c.lacks(hash) {
+		return NarInfo{}, "", fmt.Errorf("looking up %s: %s is done without: %w", name, c, blob.ErrNotExist)
 	}
 	if !c.config.Optional {
 		return c.readNarInfo(ctx, hash, name)

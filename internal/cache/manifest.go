@@ -120,6 +120,9 @@ func (c *Cache) parseListed(blocks []string) ([]*NarInfo, error) {
 
 func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
 	if known := c.accepted.find(block); known != nil {
+		if known.from != nil && known.from.lacks(known.Path.HashPart()) {
+			return nil, nil
+		}
 		return known, nil
 	}
 	if strings.TrimSpace(block) == "" {
@@ -135,7 +138,7 @@ func (c *Cache) parseOneListed(block string) (*NarInfo, error) {
 		return nil, err
 	}
 	if upstream != "" {
-		if ni.from = c.substituter(upstream); ni.from == nil {
+		if ni.from = c.substituter(upstream); ni.from == nil || ni.from.lacks(ni.Path.HashPart()) {
 			return nil, nil // the manifest alone is no reason to ask a server
 		}
 	}

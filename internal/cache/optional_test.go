@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"errors"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -82,5 +83,58 @@ func TestOptionalCache(t *testing.T) {
 				t.Errorf("if it isn't optional: %v", err)
 			}
 		})
+	}
+}
+
+// A substituter that has announced a closure and can't give it is done without from
+// then on, whether the closure was found by its narinfos or by a manifest of ours.
+func TestSubstituterThatLostItsFiles(t *testing.T) {
+	s, root := sample(t)
+	there := named{blob.NewMemory(), "https://upstream.example.org"}
+	push(t, New(there, Config{}), s, root)
+	warned := 0
+	upstream := New(there, Config{Optional: true, Warn: func(error) { warned++ }})
+	c := New(blob.NewMemory(), Config{Substituters: []*Cache{upstream}})
+	request := PushRequest{Root: root, Infos: s.closure(root), Source: s, Upstreams: []*Cache{upstream}}
+	if _, err := c.Push(t.Context(), request); err != nil { // which leaves a manifest
+		t.Fatal(err)
+	}
+	find := func(c *Cache) *Closure {
+		t.Helper()
+		closures, err := c.Closures(t.Context(), []nix.StorePath{root})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return closures[root]
+	}
+	other := New(blob.NewMemory(), Config{Substituters: []*Cache{upstream}})
+	for _, cache := range []*Cache{c, other} {
+		if find(cache) == nil {
+			t.Fatal("the closure isn't found")
+		}
+	}
+	for info := range there.List(t.Context(), "nar/") {
+		if err := there.Delete(t.Context(), info.Key); err != nil {
+			t.Fatal(err)
+		}
+	}
+	found := find(other)
+	_, err := New(blob.NewMemory(), Config{}).Push(t.Context(), PushRequest{Root: root, Infos: found.Infos(), Source: other.Source(found)})
+	var again Resumption
+	if !again.GoOnWithout(err) || warned != 1 {
+		t.Errorf("go on, says nobody; warned %d times: %v", warned, err)
+	}
+	if again.GoOnWithout(errors.New("another")) || again.GoOnWithout(nil) {
+		t.Error("it goes on for other reasons")
+	}
+	for n := 1; again.GoOnWithout(err); n++ {
+		if n == 100 {
+			t.Fatal("it goes on for ever")
+		}
+	}
+	for _, cache := range []*Cache{c, other} {
+		if find(cache) != nil {
+			t.Error("the closure is still found")
+		}
 	}
 }

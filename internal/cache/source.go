@@ -2,9 +2,12 @@ package cache
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 
+	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
+	"github.com/nixos-closure/nixos-closure-resource/internal/hint"
 	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 )
 
@@ -32,13 +35,90 @@ func (s *cacheSource) DumpNAR(ctx context.Context, path nix.StorePath, w io.Writ
 	}
 	r, err := s.cache.openNAR(ctx, ni, nil)
 	if err != nil {
-		return err
+		return s.failed(ni, err)
 	}
 	defer r.Close()
 	if _, err := io.Copy(w, r); err != nil {
-		return fmt.Errorf("reading %s from %s: %w", path, ni.owner(s.cache), err)
+		return s.failed(ni, fmt.Errorf("reading %s from %s: %w", path, ni.owner(s.cache), err))
 	}
 	return nil
+}
+
+// failed returns err, met in reading the NAR of ni, as a SubstituterError if it is
+// the fault of an optional cache.
+func (s *cacheSource) failed(ni *NarInfo, err error) error {
+	var store storeError
+	var damage *VerifyError
+	owner := ni.owner(s.cache)
+	if owner.config.Optional && (errors.As(err, &store) || errors.As(err, &damage) || errors.Is(err, blob.ErrNotExist)) {
+		err = &SubstituterError{owner, ni.Path, err}
+	}
+	return err
+}
+
+// A SubstituterError says that an optional cache, which has announced a path, can't
+// give it.
+type SubstituterError struct {
+	cache *Cache
+	path  nix.StorePath
+	err   error
+}
+
+func (e *SubstituterError) Error() string { return e.err.Error() }
+func (e *SubstituterError) Unwrap() error { return e.err }
+
+// A Resumption counts how often all began again because of a [*SubstituterError].
+type Resumption int
+
+// maxResumptions is more than two substituters can cause.
+const maxResumptions = 2 * (maxGone + 2)
+
+// GoOnWithout says whether err is reason to do all again that a closure was found
+// for: it is a [*SubstituterError], and what that cache can't give is done without
+// from now on.
+func (r *Resumption) GoOnWithout(err error) bool {
+	var failed *SubstituterError
+	if *r == maxResumptions || !errors.As(err, &failed) {
+		return false
+	}
+	*r++
+	return failed.cache.doWithout(failed.path, failed.err)
+}
+
+// maxGone is how many paths a cache may have announced and not given before it is
+// done without as a whole.
+const maxGone = 3
+
+// doWithout takes a path for missing in an optional cache because of err, or the
+// whole cache for empty, if it can't be read. It warns of that once, and returns false
+// if the cache isn't optional.
+func (c *Cache) doWithout(path nix.StorePath, err error) bool {
+	if !c.config.Optional {
+		return false
+	}
+	var store storeError
+	if !errors.As(err, &store) {
+		if _, known := c.gone.LoadOrStore(path.HashPart(), true); known {
+			return true
+		}
+		if c.goneCount.Add(1) <= maxGone {
+			c.warn(hint.With(fmt.Errorf("going on without %s of %s: %w", path, c, err), "it is taken from elsewhere, or built"))
+			return true
+		}
+	}
+	if c.away.CompareAndSwap(nil, &err) {
+		c.warn(hint.With(fmt.Errorf("going on without %s: %w", c, err), "what it has is taken from elsewhere, built or sent"))
+	}
+	return true
+}
+
+// lacks says whether the cache is done without for the path with that hash part.
+func (c *Cache) lacks(hash string) bool {
+	if c.away.Load() != nil {
+		return true
+	}
+	_, gone := c.gone.Load(hash)
+	return gone
 }
 
 // fits says whether the file of a path can stand, as it is, in a cache of that
@@ -50,5 +130,9 @@ func (s *cacheSource) fits(info *nix.PathInfo, compression string) bool {
 
 // dumpFile writes the file of a path to w, and what it unpacks to, to progress.
 func (s *cacheSource) dumpFile(ctx context.Context, path nix.StorePath, w, progress io.Writer) error {
-	return s.cache.readNAR(ctx, s.narinfos[path], w, progress, false)
+	ni := s.narinfos[path]
+	if err := s.cache.readNAR(ctx, ni, w, progress, false); err != nil {
+		return s.failed(ni, err)
+	}
+	return nil
 }

@@ -203,7 +203,7 @@ func (p *Pointer) unreadable(err error) error {
 // malformed is the error of an object that is not one of a pointer's.
 func (p *Pointer) malformed(key string, err error) error {
 	return hint.With(invalid{fmt.Errorf("%s in %s is not as a pointer's writers leave it: %w", key, p.store, err)},
-		"something else has written to it: put an earlier version of this object back, and find out who may write to pointers/")
+		"if that is the cache, and not a web server that says something else, somebody has written to it: put an earlier version of this object back, and find out who may write to pointers/")
 }
 
 // distrust is the error of a generation that no accepted key has signed.

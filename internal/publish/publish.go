@@ -109,8 +109,19 @@ type Result struct {
 // Newest is the generation that the request's pointer has now.
 func (r *Result) Newest() pointer.Generation { return r.Moves[len(r.Moves)-1].Generation }
 
-// Run publishes a candidate.
-func Run(ctx context.Context, r Request) (_ *Result, err error) {
+// Run publishes a candidate. If a substituter turns out not to give what it has
+// announced, the candidate is prepared again without it.
+func Run(ctx context.Context, r Request) (*Result, error) {
+	var again cache.Resumption
+	for {
+		result, err := run(ctx, r)
+		if ctx.Err() != nil || !again.GoOnWithout(err) {
+			return result, err
+		}
+	}
+}
+
+func run(ctx context.Context, r Request) (_ *Result, err error) {
 	if slices.Contains(r.To, r.Pointer) {
 		return nil, hint.Usage(hint.With(fmt.Errorf("%s is the pointer that moves last, and is to move before that, too", r.Pointer), "name it once"))
 	}

@@ -11,6 +11,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/blob"
@@ -92,14 +93,15 @@ func Open(ctx context.Context, config Config, warn func(error)) (*Site, error) {
 }
 
 // IsPlace says whether the cache's place is one that can become a cache: a bucket
-// that answers, or a directory that is there. A web server can't.
+// that answers, or a directory that is there and empty, as a new file system is. A
+// web server can't.
 func (s *Site) IsPlace(ctx context.Context) bool {
 	if !s.Store.Capabilities().Write {
 		return false
 	}
 	if u := s.Config.Cache.Store; u.Scheme == "file" {
-		info, err := os.Stat(u.Path)
-		return err == nil && info.IsDir()
+		entries, err := os.ReadDir(u.Path)
+		return err == nil && !slices.ContainsFunc(entries, func(e os.DirEntry) bool { return e.Name() != "lost+found" })
 	}
 	return true
 }
