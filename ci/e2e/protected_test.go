@@ -12,7 +12,7 @@ import (
 
 // The program as it is shipped is one that nobody can read, before it reads the
 // first byte of its request. (What that keeps from whom, TestHostileChild and
-// TestHostileBuild of internal/nixstore find out.)
+// TestHostileBuild of internal/nixcmd find out.)
 func TestOutIsProtected(t *testing.T) {
 	t.Parallel()
 	protected := func(program string, patience time.Duration) bool {
