@@ -181,7 +181,7 @@ func TestFaults(t *testing.T) {
 
 			s.proxy.PlayOnEach(fault)
 			v := must[put](t)(run[put](t, s, s.out(path))).Version
-			wantOperations(t, s.proxy, "out", "GetObject", "HeadObject", "PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject")
+			wantOperations(t, s.proxy, "out", "GetObject", "HeadObject", "ListObjectsV2", "PutObject", "CreateMultipartUpload", "UploadPart", "CompleteMultipartUpload", "DeleteObject")
 			s.judge(t)
 
 			s.proxy.PlayOnEach(fault)
