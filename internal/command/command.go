@@ -55,7 +55,7 @@ const memoryLimit = 192 << 20
 func Main() int {
 	a := &app{
 		stdout:  os.Stdout,
-		colour:  term.IsTerminal(int(os.Stdout.Fd())),
+		colour:  term.IsTerminal(int(os.Stdout.Fd())) && console.New(os.Stdout, os.Getenv, words).Colour(),
 		console: console.New(os.Stderr, os.Getenv, words),
 	}
 	debug.SetMemoryLimit(memoryLimit)

@@ -30,11 +30,13 @@ import (
 
 // A Console is where people read. Where a person is watching there is colour,
 // and one line of progress, which stays the last line and is overwritten in
-// place. A plain file gets neither. Its methods may be called from several
-// goroutines.
+// place. A plain file gets neither, nor does a terminal that TERM calls dumb;
+// NO_COLOR takes the colour away (https://no-color.org). Its methods may be
+// called from several goroutines.
 type Console struct {
 	words   hint.Words // of the front that it belongs to
-	live    bool       // a person is watching
+	live    bool       // a person is watching, where a line can be overwritten
+	colour  bool       // and colour is wanted
 	columns func() int // how wide their terminal is; nil if it isn't one
 
 	mu    sync.Mutex
@@ -59,18 +61,18 @@ func New(w io.Writer, getenv func(string) string, words hint.Words) *Console {
 		info, err := f.Stat()
 		pipe := err == nil && info.Mode()&(fs.ModeNamedPipe|fs.ModeSocket) != 0
 		c.live = pipe && getenv("BUILD_ID") != ""
-		if term.IsTerminal(int(f.Fd())) {
+		if term.IsTerminal(int(f.Fd())) && getenv("TERM") != "dumb" {
 			c.live = true
 			width, height, _ := term.GetSize(int(f.Fd()))
-			if width == taskTerminal && height == taskTerminal {
-				return c
-			}
-			c.columns = func() int {
-				width, _, _ := term.GetSize(int(f.Fd()))
-				return width
+			if width != taskTerminal || height != taskTerminal {
+				c.columns = func() int {
+					width, _, _ := term.GetSize(int(f.Fd()))
+					return width
+				}
 			}
 		}
 	}
+	c.colour = c.live && getenv("NO_COLOR") == ""
 	return c
 }
 
@@ -184,15 +186,15 @@ func (c *Console) Overwrite(text string) {
 }
 
 // Text prints a text of several lines as it is; plain or in colour is for the
-// caller to choose by [Console.Live].
+// caller to choose by [Console.Colour].
 func (c *Console) Text(text string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	io.WriteString(c.w, c.erase()+c.startLine()+text)
 }
 
-// Live says whether a person is watching.
-func (c *Console) Live() bool { return c.live }
+// Colour says whether a person is watching who wants colour.
+func (c *Console) Colour() bool { return c.colour }
 
 // line prints a line, its label in colour. What a text quotes may come from
 // anywhere, so it doesn't get to control a terminal.
@@ -200,7 +202,7 @@ func (c *Console) line(label, colour, text string) {
 	text = printable(text)
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.live && label != "" {
+	if c.colour && label != "" {
 		label = colour + label + plain
 	}
 	io.WriteString(c.w, c.erase()+c.startLine()+label+text+"\n")

@@ -55,7 +55,7 @@ func TestConsolePlain(t *testing.T) {
 
 func TestConsoleLive(t *testing.T) {
 	var b strings.Builder
-	speak(&Console{w: &b, live: true})
+	speak(&Console{w: &b, live: true, colour: true})
 	want := strings.Join([]string{
 		"half way",
 		"\r        \rbuilding",
@@ -152,8 +152,21 @@ func TestConsoleOfTask(t *testing.T) {
 		if c.columns != nil {
 			got = c.columns()
 		}
-		if !c.live || got != want {
+		if !c.live || !c.Colour() || got != want {
 			t.Errorf("%+v: live: %v, %d columns to draw in, want %d", size, c.live, got, want)
+		}
+	}
+	for _, test := range []struct {
+		name, value  string
+		live, colour bool
+	}{
+		{"TERM", "dumb", false, false},
+		{"NO_COLOR", "1", true, false},
+		{"NO_COLOR", "", true, true},
+	} {
+		c := New(terminal, func(name string) string { return map[string]string{test.name: test.value}[name] }, nil)
+		if c.live != test.live || c.Colour() != test.colour {
+			t.Errorf("%s=%s: live: %v, colour: %v", test.name, test.value, c.live, c.Colour())
 		}
 	}
 }

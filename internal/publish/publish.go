@@ -272,7 +272,7 @@ func (p *publisher) move(ctx context.Context, closure *Closure, pushed *cache.Pu
 			p.Console.Say(MessageDropped)
 		}
 		if changed != nil && i == len(p.targets)-1 { // in a wave, they are much the same
-			p.Console.Text(changed.Text(p.Console.Live()))
+			p.Console.Text(changed.Text(p.Console.Colour()))
 		}
 		moves = append(moves, Move{t.Name, outcome})
 	}

@@ -82,7 +82,7 @@ func Rollback(ctx context.Context, r RollbackRequest) (*Move, error) {
 	}
 	SayOutcome(r.Console, r.Pointer, outcome)
 	if changed != nil {
-		r.Console.Text(changed.Text(r.Console.Live()))
+		r.Console.Text(changed.Text(r.Console.Colour()))
 	}
 	return &Move{r.Pointer, outcome}, nil
 }
