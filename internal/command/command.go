@@ -56,6 +56,7 @@ func Main() int {
 	a := &app{
 		stdout:  os.Stdout,
 		colour:  term.IsTerminal(int(os.Stdout.Fd())) && console.New(os.Stdout, os.Getenv, words).Colour(),
+		told:    term.IsTerminal(int(os.Stdout.Fd())) && term.IsTerminal(int(os.Stderr.Fd())),
 		console: console.New(os.Stderr, os.Getenv, words),
 	}
 	debug.SetMemoryLimit(memoryLimit)
@@ -120,6 +121,7 @@ moved it meanwhile, or to something newer. That of follow may be one of its own,
 type app struct {
 	stdout   io.Writer
 	colour   bool // of what goes there
+	told     bool // who reads it reads the console, too
 	console  *console.Console
 	settings settings
 	asJSON   bool

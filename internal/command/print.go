@@ -9,7 +9,6 @@ import (
 	"unicode"
 
 	"github.com/nixos-closure/nixos-closure-resource/internal/changes"
-	"github.com/nixos-closure/nixos-closure-resource/internal/nix"
 	"github.com/nixos-closure/nixos-closure-resource/internal/pointer"
 	"github.com/nixos-closure/nixos-closure-resource/internal/site"
 )
@@ -43,27 +42,22 @@ func (a *app) printTable(rows [][]string) error {
 	return w.Flush()
 }
 
-// An answer is what Concourse would be told of a version, in JSON.
-type answer struct {
-	Version  answerVersion `json:"version"`
-	Metadata site.Rows     `json:"metadata"`
-}
-
-type answerVersion struct {
-	Generation uint64        `json:"generation,string"`
-	Path       nix.StorePath `json:"path"`
-}
-
-// printGeneration prints a generation that was made or fetched, with further rows.
+// printGeneration prints a generation with further rows; in JSON, it alone, as it
+// stands in the pointer.
 func (a *app) printGeneration(name pointer.Name, g pointer.Generation, more ...site.Row) error {
-	rows := site.Describe(name, g)
-	for _, row := range more {
-		rows.Add(row.Name, row.Value)
-	}
 	if a.asJSON {
-		return a.printJSON(answer{answerVersion{g.Number, g.Path}, rows})
+		return a.printJSON(g)
 	}
-	return a.printRows(rows)
+	return a.printRows(append(site.Describe(name, g), more...))
+}
+
+// printMove is printGeneration of one that a pointer has moved to. A person who sits
+// before a terminal has just been told all of it, there.
+func (a *app) printMove(name pointer.Name, g pointer.Generation, more ...site.Row) error {
+	if a.told && !a.asJSON {
+		return nil
+	}
+	return a.printGeneration(name, g, more...)
 }
 
 func (a *app) printRows(all site.Rows) error {

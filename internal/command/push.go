@@ -154,5 +154,5 @@ func (a *app) publish(ctx context.Context, s *site.Site, m move, r publish.Reque
 	rows.Add("sent", publish.Sent(pushed))
 	rows.Add("already there", console.Amount(len(closure.Paths)-pushed.SentPaths, closure.NarSize()-pushed.SentNarSize))
 	rows.Add("substituters", publish.SubstitutersFor(a.console, s, closure))
-	return a.printGeneration(r.Pointer, result.Newest(), rows...)
+	return a.printMove(r.Pointer, result.Newest(), rows...)
 }

@@ -33,7 +33,7 @@ uploaded.`,
 			if err != nil {
 				return err
 			}
-			return a.printGeneration(p.Name, move.Generation)
+			return a.printMove(p.Name, move.Generation)
 		},
 	}
 	cmd.Flags().Uint64Var(&to, "to", 0, "the `generation` to go back to")
