@@ -56,9 +56,18 @@ func (p *putParams) builds() bool { return p.File != "" || !p.Flake.IsZero() }
 // manyHosts says whether there are several hosts.
 func (p *putParams) manyHosts() bool { return p.All || p.Hosts != nil }
 
+// ofSource tells those who look for keys of the source among the params.
+var ofSource = map[string]string{
+	"cache":               "cache belongs into source; a put to another cache is one of another resource",
+	"pointer":             "pointer belongs into source; to move several, see pointers, all and to",
+	"signing_key":         "signing_key belongs into source",
+	"trusted_public_keys": "trusted_public_keys belongs into source",
+}
+
 // decodePut takes the params of a put.
 func decodePut(r *request) putParams {
 	o := r.object("params")
+	o.Moved = ofSource
 	defer o.Finish()
 	p := putParams{
 		File:                fields.Parsed(o, "file", parseInput),

@@ -35,7 +35,7 @@ var settingFlags = map[string]string{
 	"cache":               "the `URL` of the cache, as in nix.conf",
 	"pointer":             "the `name` of the pointer",
 	"trusted-public-keys": "the `keys` whose signatures are accepted, with spaces between them",
-	"require-sigs":        "false accepts what nobody signed",
+	"require-sigs":        "whether what nobody signed is refused: `true` or false",
 }
 
 func (s *settings) addFlags(flags *pflag.FlagSet) {
@@ -43,7 +43,8 @@ func (s *settings) addFlags(flags *pflag.FlagSet) {
 	flags.StringVar(&s.file, "config", "", "a YAML or JSON `file` with the keys of a source (also: $"+configFile+")")
 	for name, usage := range settingFlags {
 		if name == "require-sigs" {
-			flags.Bool(name, true, usage)
+			flags.String(name, "true", usage) // not Bool: whatever has the setting, it is read, and refused, alike
+			flags.Lookup(name).NoOptDefVal = "true"
 		} else {
 			flags.String(name, "", usage)
 		}
