@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -156,6 +157,28 @@ func TestS3ErrorWithoutWords(t *testing.T) {
 	wantExplained(t, err, nil, "")
 	if !strings.Contains(err.Error(), "418") {
 		t.Errorf("the error is %v", err)
+	}
+}
+
+// TestS3NotFoundBreaksOff: what an answer means that breaks off isn't known, and so
+// it is asked for again.
+func TestS3NotFoundBreaksOff(t *testing.T) {
+	const body = `<?xml version="1.0" encoding="UTF-8"?><Error><Code>NoSuchKey</Code><Message>words</Message></Error>`
+	var asked atomic.Int32
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", fmt.Sprint(len(body)))
+		w.WriteHeader(http.StatusNotFound)
+		if asked.Add(1) == 1 {
+			io.WriteString(w, body[:20])
+			http.NewResponseController(w).Flush()
+			panic(http.ErrAbortHandler)
+		}
+		io.WriteString(w, body)
+	}))
+	defer server.Close()
+	store := openStore(t, s3test.CacheAt(server.URL, "bucket"), blob.Config{})
+	if _, err := store.Get(t.Context(), "object", blob.GetOptions{}); !errors.Is(err, blob.ErrNotExist) || asked.Load() != 2 {
+		t.Errorf("asked %d times: %v", asked.Load(), err)
 	}
 }
 

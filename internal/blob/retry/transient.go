@@ -52,15 +52,16 @@ func Transient(err error) bool {
 	if errors.As(err, &api) && slices.Contains(transientCode, api.ErrorCode()) {
 		return true
 	}
+	// A connection that broke in the middle of an answer. Of one with status 404, the
+	// code of S3 is lost, and with it what isn't there.
+	var connection *net.OpError
+	broke := errors.As(err, &connection) || errors.Is(err, io.ErrUnexpectedEOF)
 	var answer *smithyhttp.ResponseError
 	if errors.As(err, &answer) && answer.HTTPStatusCode() >= 300 {
-		return slices.Contains(transientStatus, answer.HTTPStatusCode())
+		return slices.Contains(transientStatus, answer.HTTPStatusCode()) || broke && answer.HTTPStatusCode() == http.StatusNotFound
 	}
-	var (
-		request    *url.Error   // no answer to a request
-		connection *net.OpError // a connection that broke in the middle of an answer
-	)
-	return errors.As(err, &request) || errors.As(err, &connection) || errors.Is(err, io.ErrUnexpectedEOF)
+	var request *url.Error // no answer to a request
+	return broke || errors.As(err, &request)
 }
 
 // neverConnects is true of failures to connect that waiting doesn't cure: an
