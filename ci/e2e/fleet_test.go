@@ -298,6 +298,45 @@ func TestFleet(t *testing.T) {
 	}
 }
 
+// A pointer that somebody else moves while a fleet is pushed stays where they put it
+// if the put wanted another generation there. The other hosts move all the same.
+func TestFleetCondition(t *testing.T) {
+	t.Parallel()
+	place, requests := counted(t)
+	r := newRig(t, nixtest.Current(t), place)
+	r.flake(t, "hosts = 2;")
+	if _, log, err := r.putAll(map[string]any{"all": true}); err != nil {
+		t.Fatalf("%v\n%s", err, log)
+	}
+
+	direct := place
+	direct.endpoint = place.server.URL
+	other := newRig(t, r.nix, direct)
+	other.key = r.key
+	path := other.nextSystem(t, false)
+	r.edit(t, "motd", "the next day")
+	var once sync.Once
+	var moved error
+	requests.mu.Lock()
+	requests.before = func(request string) {
+		if strings.HasPrefix(request, "PUT nar/") {
+			once.Do(func() { _, moved = answer[put](other.out(path)) })
+		}
+	}
+	requests.mu.Unlock()
+	_, log, err := r.putAll(map[string]any{"all": true, "if_generation": 1})
+	if moved != nil {
+		t.Fatal(moved)
+	}
+	if err == nil {
+		t.Error("the put is green")
+	}
+	wantLog(t, log, "^error: web-1: .*moved", "^web-2 moved to generation 2: ")
+	if got, err := place.read("pointers/web-1"); err != nil || string(got) != path.String()+"\n" {
+		t.Errorf("web-1 leads to %q (%v), want %s", got, err, path)
+	}
+}
+
 // No more evaluations run side by side than are allowed to, each in a process of
 // its own: memory is theirs, whatever the number of hosts.
 func TestFleetIsEvaluatedByFew(t *testing.T) {
