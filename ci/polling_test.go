@@ -51,8 +51,8 @@ func TestCostOfPolling(t *testing.T) {
 	key := nixtest.NewKey(t, "cache.example.org-1")
 	fill(t, store, key)
 	check := filepath.Join(t.TempDir(), "check")
-	if out, err := exec.Command("go", "build", "-o", check, "../cmd/check").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := nixtest.BuildPrograms(check, "", "../cmd/check"); err != nil {
+		t.Fatal(err)
 	}
 	request, err := json.Marshal(map[string]any{"version": nil, "source": map[string]any{
 		"cache": s3test.CacheAt(front.URL, bucket).String(), "access_key_id": server.AccessKeyID, "secret_access_key": server.SecretAccessKey,

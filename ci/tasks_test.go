@@ -580,8 +580,8 @@ func TestBuild(t *testing.T) {
 	k := newTask(t, map[string]string{"NIXOS_CLOSURE_SIGNING_KEY": key.Secret})
 	k.params["NIXOS_CLOSURE_CACHE"] = "file://" + k.path("cache")
 	program := filepath.Join(t.TempDir(), "nixos-closure")
-	if out, err := exec.Command("go", "build", "-o", program, "../cmd/nixos-closure").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := nixtest.BuildPrograms(program, "", "../cmd/nixos-closure"); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Rename(filepath.Join(nixtest.Sample(t), "config"), k.path("config")); err != nil {
 		t.Fatal(err)

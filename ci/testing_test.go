@@ -28,8 +28,8 @@ func TestSubstituterLine(t *testing.T) {
 }`, "Begin")
 
 	program := filepath.Join(t.TempDir(), "nixos-closure")
-	if out, err := exec.Command("go", "build", "-o", program, "../cmd/nixos-closure").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := nixtest.BuildPrograms(program, "", "../cmd/nixos-closure"); err != nil {
+		t.Fatal(err)
 	}
 	builder, cache := n.NewStore(t), filepath.Join(t.TempDir(), "cache")
 	for _, args := range [][]string{

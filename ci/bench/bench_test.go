@@ -3,15 +3,15 @@ package main
 import (
 	"encoding/xml"
 	"errors"
-	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
 
 func TestMain(m *testing.M) {
@@ -30,12 +30,7 @@ var buildPrograms = sync.OnceValues(func() (string, error) {
 	if built, err = os.MkdirTemp("", "programs"); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-o", built+"/", "../../cmd/check", "../../cmd/in", "../../cmd/out")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("building the programs: %w\n%s", err, out)
-	}
-	return built, nil
+	return built, nixtest.BuildPrograms(built+"/", "", "../../cmd/check", "../../cmd/in", "../../cmd/out")
 })
 
 // What is measured is the program, with its children, and not who measures.

@@ -16,6 +16,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -23,39 +24,32 @@ import (
 	"github.com/nixos-closure/nixos-closure-resource/internal/nixtest"
 )
 
-var programs string // the directory of check, in and out; in it, impatient/ has those that wait for seconds, not minutes
+// programs is the directory of our programs; in it, impatient/ has those that wait for
+// seconds, not minutes. A test builds them, not TestMain: go test doesn't see what that
+// looks at.
+var programs = sync.OnceValue(func() string {
+	var err error
+	if built, err = os.MkdirTemp("", "programs"); err == nil {
+		built, err = filepath.EvalSymlinks(built)
+	}
+	if err == nil {
+		err = errors.Join(
+			nixtest.BuildPrograms(built+"/", "", "../../cmd/..."),
+			nixtest.BuildPrograms(filepath.Join(built, "impatient")+"/", "", "./impatient/..."),
+		)
+	}
+	if err != nil {
+		panic(err)
+	}
+	return built
+})
+
+var built string // the directory of the programs, if a test needed them
 
 func TestMain(m *testing.M) {
-	os.Exit(func() int {
-		dir, err := os.MkdirTemp("", "programs")
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		defer os.RemoveAll(dir)
-		if programs, err = filepath.EvalSymlinks(dir); err == nil {
-			err = errors.Join(build("", programs, "../../cmd/..."), build("", filepath.Join(programs, "impatient"), "./impatient/..."))
-		}
-		if err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 1
-		}
-		return m.Run()
-	}())
-}
-
-// build compiles programs as the Makefile does, for an architecture or, "",
-// that of this machine.
-func build(arch, dir, packages string) error {
-	cmd := exec.Command("go", "build", "-trimpath", "-ldflags", "-s -w", "-o", dir+"/", packages)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux")
-	if arch != "" {
-		cmd.Env = append(cmd.Env, "GOARCH="+arch)
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("building the programs: %w\n%s", err, out)
-	}
-	return nil
+	status := m.Run()
+	os.RemoveAll(built)
+	os.Exit(status)
 }
 
 // A rig is a cache, a pointer in it, one who may publish there, and the store
@@ -135,7 +129,7 @@ func call(name, dir string, env []string, request map[string]any) *program {
 	if err != nil {
 		panic(err)
 	}
-	cmd := exec.Command(filepath.Join(programs, name), dir)
+	cmd := exec.Command(filepath.Join(programs(), name), dir)
 	cmd.Env, cmd.Dir = env, "/"
 	cmd.Stdin = bytes.NewReader(text)
 	return &program{Cmd: cmd, secrets: secretsOf(request["source"].(map[string]any))}

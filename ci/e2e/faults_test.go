@@ -105,7 +105,7 @@ func run[T any](t *testing.T, s *storm, p *program) (T, error) {
 	limit := 15 * time.Minute
 	if s.impatient {
 		limit = 3 * time.Minute
-		p.Path = filepath.Join(programs, "impatient", filepath.Base(p.Path))
+		p.Path = filepath.Join(programs(), "impatient", filepath.Base(p.Path))
 	}
 	home := t.TempDir()
 	p.Env = append(p.Env, "HOME="+home, "TMPDIR="+home)

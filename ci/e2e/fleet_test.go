@@ -131,7 +131,7 @@ func (p fleetPut) row(name string) string {
 
 // buildAll runs nixos-closure build, and returns the log.
 func (r *rig) buildAll(args ...string) (string, error) {
-	cmd := exec.Command(filepath.Join(programs, "nixos-closure"), append([]string{"build", "--flake", filepath.Join(r.sources, "config")}, args...)...)
+	cmd := exec.Command(filepath.Join(programs(), "nixos-closure"), append([]string{"build", "--flake", filepath.Join(r.sources, "config")}, args...)...)
 	cmd.Env = r.store.Env()
 	for key, value := range r.publisher() {
 		if key != "pointer" {

@@ -15,7 +15,7 @@ func TestProgramsAreStatic(t *testing.T) {
 	t.Parallel()
 	for _, arch := range []string{"amd64", "arm64"} {
 		dir := t.TempDir()
-		if err := build(arch, dir, "../../cmd/..."); err != nil {
+		if err := nixtest.BuildPrograms(dir+"/", arch, "../../cmd/..."); err != nil {
 			t.Fatal(err)
 		}
 		for _, name := range []string{"check", "in", "out"} {
@@ -44,7 +44,7 @@ func TestEmptyImage(t *testing.T) {
 
 	image := nixtest.TempDir(t)
 	for _, name := range []string{"check", "in"} {
-		program := must[[]byte](t)(os.ReadFile(filepath.Join(programs, name)))
+		program := must[[]byte](t)(os.ReadFile(filepath.Join(programs(), name)))
 		if err := os.WriteFile(filepath.Join(image, name), program, 0o755); err != nil {
 			t.Fatal(err)
 		}

@@ -330,7 +330,7 @@ func (b *business) promote(pointer string, v version) error {
 
 // command runs nixos-closure for a party, where there is no Nix.
 func (b *business) command(party string, args ...string) error {
-	cmd := exec.Command(filepath.Join(programs, "nixos-closure"), args...)
+	cmd := exec.Command(filepath.Join(programs(), "nixos-closure"), args...)
 	cmd.Dir = b.dir
 	source := b.as(party, "web-1")
 	if args[0] == "rollback" {

@@ -16,10 +16,10 @@ import (
 func TestOutIsProtected(t *testing.T) {
 	t.Parallel()
 	protected := func(program string, patience time.Duration) bool {
-		cmd := exec.Command(filepath.Join(programs, program), t.TempDir())
+		cmd := exec.Command(filepath.Join(programs(), program), t.TempDir())
 		const nobody = 65534
 		if os.Getuid() == 0 { // since what root has can always be read by root
-			if err := os.Chmod(programs, 0o711); err != nil {
+			if err := os.Chmod(programs(), 0o711); err != nil {
 				t.Fatal(err)
 			}
 			cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: nobody, Gid: nobody}}

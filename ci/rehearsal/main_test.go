@@ -18,8 +18,8 @@ func prepareMachine(t *testing.T) (programs string) {
 	}
 	store := nixtest.Current(t).NewStore(t)
 	programs = t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", programs+"/", "../../cmd/...").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := nixtest.BuildPrograms(programs+"/", "", "../../cmd/..."); err != nil {
+		t.Fatal(err)
 	}
 	for _, v := range store.Env() {
 		if path, ok := strings.CutPrefix(v, "PATH="); ok {

@@ -235,8 +235,8 @@ func newNights(t *testing.T) *nights {
 		}
 	}
 	programs := t.TempDir()
-	if out, err := exec.Command("go", "build", "-o", programs+"/", "../../cmd/...").CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := nixtest.BuildPrograms(programs+"/", "", "../../cmd/..."); err != nil {
+		t.Fatal(err)
 	}
 	t.Chdir("../..")
 	said := new(bytes.Buffer)

@@ -27,10 +27,8 @@ const maxMemory = 40 << 10
 // The program, as it is shipped, with the largest pointer there can be.
 func TestMemory(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "check")
-	build := exec.Command("go", "build", "-o", program, ".")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	if err := nixtest.BuildPrograms(program, "", "."); err != nil {
+		t.Fatal(err)
 	}
 	dir := t.TempDir()
 	key := nixtest.NewKey(t, "ours-1")
