@@ -114,13 +114,7 @@ type host struct {
 // and the result is there all the same. If a substituter turns out not to give what
 // it has announced, all begins again without it.
 func Hosts(ctx context.Context, r HostsRequest) (*HostsResult, error) {
-	var again cache.Resumption
-	for {
-		result, err := runHosts(ctx, r)
-		if ctx.Err() != nil || !again.GoOnWithout(err) {
-			return result, err
-		}
-	}
+	return cache.Repeat(ctx, func() (*HostsResult, error) { return runHosts(ctx, r) })
 }
 
 func runHosts(ctx context.Context, r HostsRequest) (_ *HostsResult, err error) {

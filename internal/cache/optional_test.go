@@ -120,17 +120,25 @@ func TestSubstituterThatLostItsFiles(t *testing.T) {
 	}
 	found := find(other)
 	_, err := New(blob.NewMemory(), Config{}).Push(t.Context(), PushRequest{Root: root, Infos: found.Infos(), Source: other.Source(found)})
-	var again Resumption
-	if !again.GoOnWithout(err) || warned != 1 {
-		t.Errorf("go on, says nobody; warned %d times: %v", warned, err)
+	// tries is how often Repeat does what ends with an error, and then with others.
+	tries := func(ends ...error) (n int) {
+		Repeat(t.Context(), func() (int, error) {
+			n++
+			if n > 100 {
+				return 0, nil
+			}
+			return 0, ends[min(n, len(ends))-1]
+		})
+		return n
 	}
-	if again.GoOnWithout(errors.New("another")) || again.GoOnWithout(nil) {
-		t.Error("it goes on for other reasons")
+	if n := tries(err, nil); n != 2 || warned != 1 {
+		t.Errorf("done %d times, warned %d times: %v", n, warned, err)
 	}
-	for n := 1; again.GoOnWithout(err); n++ {
-		if n == 100 {
-			t.Fatal("it goes on for ever")
-		}
+	if n := tries(errors.New("another")); n != 1 {
+		t.Errorf("done %d times for another reason", n)
+	}
+	if n := tries(err); n > 100 {
+		t.Error("it goes on for ever")
 	}
 	for _, cache := range []*Cache{c, other} {
 		if find(cache) != nil {

@@ -67,22 +67,19 @@ type SubstituterError struct {
 func (e *SubstituterError) Error() string { return e.err.Error() }
 func (e *SubstituterError) Unwrap() error { return e.err }
 
-// A Resumption counts how often all began again because of a [*SubstituterError].
-type Resumption int
-
 // maxResumptions is more than two substituters can cause.
 const maxResumptions = 2 * (maxGone + 2)
 
-// GoOnWithout says whether err is reason to do all again that a closure was found
-// for: it is a [*SubstituterError], and what that cache can't give is done without
-// from now on.
-func (r *Resumption) GoOnWithout(err error) bool {
-	var failed *SubstituterError
-	if *r == maxResumptions || !errors.As(err, &failed) {
-		return false
+// Repeat does all that a closure was found for, and does it again if that ends
+// with a [*SubstituterError]: what that cache can't give is done without from then on.
+func Repeat[T any](ctx context.Context, do func() (T, error)) (T, error) {
+	for tries := 0; ; tries++ {
+		result, err := do()
+		var failed *SubstituterError
+		if ctx.Err() != nil || tries == maxResumptions || !errors.As(err, &failed) || !failed.cache.doWithout(failed.path, failed.err) {
+			return result, err
+		}
 	}
-	*r++
-	return failed.cache.doWithout(failed.path, failed.err)
 }
 
 // maxGone is how many paths a cache may have announced and not given before it is

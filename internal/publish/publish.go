@@ -112,13 +112,7 @@ func (r *Result) Newest() pointer.Generation { return r.Moves[len(r.Moves)-1].Ge
 // Run publishes a candidate. If a substituter turns out not to give what it has
 // announced, the candidate is prepared again without it.
 func Run(ctx context.Context, r Request) (*Result, error) {
-	var again cache.Resumption
-	for {
-		result, err := run(ctx, r)
-		if ctx.Err() != nil || !again.GoOnWithout(err) {
-			return result, err
-		}
-	}
+	return cache.Repeat(ctx, func() (*Result, error) { return run(ctx, r) })
 }
 
 func run(ctx context.Context, r Request) (_ *Result, err error) {
