@@ -89,7 +89,7 @@ func TestSourceRefuses(t *testing.T) {
 	}{
 		{"nobody is trusted", nil, []string{
 			"error: source.trusted_public_keys: no key is trusted, so nothing in the cache could be accepted",
-			"hint: name the keys that sign the cache, or set require_sigs: false for a cache that nobody signs",
+			"hint: name the keys that sign the cache with trusted_public_keys, or set require_sigs: false for a cache that nobody signs",
 		}},
 		{"a public key for a secret one", map[string]any{"signing_key": ours.Public}, []string{
 			"error: source.signing_key: this is the public key ours-1, where the secret key belongs",

@@ -23,6 +23,8 @@ func words(term hint.Term) string {
 		return ""
 	case !hasValue || value == "true":
 		return flag
+	case value == "false": // a flag that may stand alone takes no word after it
+		return flag + "=false"
 	}
 	return flag + " " + value
 }
@@ -30,4 +32,5 @@ func words(term hint.Term) string {
 // flagTerms are the terms of a pipeline that are flags here, where _ is -.
 var flagTerms = map[string]bool{
 	"allow_older": true, "attribute": true, "build": true, "eval_workers": true, "flake": true, "format": true, "if_generation": true, "impure": true,
+	"require_sigs": true, "trusted_public_keys": true,
 }

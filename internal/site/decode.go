@@ -43,7 +43,7 @@ func Decode(o *fields.Object, needPointer bool) Config {
 	c.From = decodeOrigin(o, &c)
 	if c.RequireSigs && len(c.PublicKeys) == 0 && !o.Problems().Any() {
 		o.FailWith("trusted_public_keys", hint.With(errors.New("no key is trusted, so nothing in the cache could be accepted"),
-			"name the keys that sign the cache, or set require_sigs: false for a cache that nobody signs"))
+			"name the keys that sign the cache with %s, or set %s for a cache that nobody signs", hint.Term("trusted_public_keys"), hint.Term("require_sigs: false")))
 	}
 	return c
 }
